@@ -1,0 +1,80 @@
+"""The three products of a tile, on the library that runs them fastest.
+
+Each function object has the same methods: ``scores`` gives ``a @ b.T``, ``add_rows`` adds ``w @ b`` and
+``add_cols`` adds ``w.T @ a`` in place, all in the features' dtype with its accumulation.
+"""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+class TorchGemm:
+    """``torch.mm``: MKL, OpenBLAS, Accelerate or cuBLAS, whatever torch was built with. Needs no temporary."""
+
+    name = "torch.mm"
+
+    def scores(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        return torch.mm(a, b.t(), out=out)
+
+    def add_rows(self, grad: Tensor, w: Tensor, b: Tensor) -> None:
+        grad.addmm_(w, b)
+
+    def add_cols(self, grad: Tensor, w: Tensor, a: Tensor) -> None:
+        grad.addmm_(w.t(), a)
+
+
+class OneDnnGemm:
+    """oneDNN's inner product, which uses AVX-512 on every vendor's processors (MKL only on Intel's).
+
+    It cannot accumulate, and it copies a transposed left operand; so ``w.T @ a`` is computed as ``(a.T @ w).T``.
+    """
+
+    name = "oneDNN"
+
+    def _product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+    def scores(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+        return self._product(a, b)
+
+    def add_rows(self, grad: Tensor, w: Tensor, b: Tensor) -> None:
+        grad.add_(self._product(w, b.t()))
+
+    def add_cols(self, grad: Tensor, w: Tensor, a: Tensor) -> None:
+        torch.ops.clipfast_cpu.add_transposed(grad, self._product(a.t().contiguous(), w.t()))
+
+
+def _vendor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "unknown")
+
+
+def _onednn_works() -> bool:
+    """The operator is internal to torch, so ask it for one small product instead of trusting a version number."""
+    try:
+        a, b = torch.eye(3)[:2], torch.arange(12.0).view(4, 3)
+        return bool(torch.equal(OneDnnGemm()._product(a, b), a @ b.t()))
+    except (AttributeError, RuntimeError):
+        return False
+
+
+@cache
+def cpu_gemm() -> tuple[TorchGemm | OneDnnGemm, str]:
+    """The float32 product for this CPU, and the reason for the choice."""
+    level, vendor = torch.backends.cpu.get_cpu_capability(), _vendor()
+    if level != "AVX512":
+        return TorchGemm(), f"torch.mm: the processor's level is {level}; oneDNN gains on AVX-512"
+    if vendor == "GenuineIntel" and torch.backends.mkl.is_available():
+        return TorchGemm(), "torch.mm: MKL uses AVX-512 on this Intel processor"
+    if not _onednn_works():
+        return TorchGemm(), "torch.mm: this torch build has no usable oneDNN inner product"
+    return OneDnnGemm(), f"oneDNN: AVX-512 on {vendor}, where MKL would use AVX2"

@@ -1,0 +1,138 @@
+"""The pairs of one loss: features as the tiles read them, inverse norms, and who is whose positive."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NORM_EPS = 1e-12  # as in torch.nn.functional.normalize
+IGNORE_INDEX = -100  # as in torch.nn.functional.cross_entropy
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of logits, sums and accumulators: float32 or wider."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@dataclass
+class Side:
+    """One side's features ``x`` (R, D), contiguous, and what normalises them (float64, None when not asked for)."""
+
+    x: Tensor
+    inverse_norm: Tensor | None
+    projection: Tensor | None
+    largest: float
+
+    @classmethod
+    def of(cls, features: Tensor, normalize: bool, tiles) -> Side:
+        x = features.detach().to(compute_dtype(features.dtype)).contiguous()
+        squared = tiles.paired_dots(x, x, None)
+        norm = squared.sqrt()
+        largest = float(norm.max())
+        if not normalize:
+            return cls(x, None, None, largest)
+        inverse = norm.clamp_min(NORM_EPS).reciprocal()
+        # Below eps the norm is a constant, as in F.normalize, and its derivative vanishes.
+        return cls(x, inverse, inverse.square() * (norm > NORM_EPS), largest)
+
+    def factor(self, dtype: torch.dtype) -> Tensor | None:
+        return None if self.inverse_norm is None else self.inverse_norm.to(dtype)
+
+
+@dataclass
+class Pairs:
+    """Logits ``z_ij = scale * a_i * b_j * <x_i, y_j>``, a and b the inverse norms or 1; never formed as a matrix.
+
+    ``partner`` (M,) is the column of each row's positive and ``back`` (N,) its inverse, -1 for none, both None
+    where row i belongs to column i. ``excluded`` (M, 1 or 2) are the columns that are no negatives of a row.
+    With ``triangle`` the columns are the rows themselves, and only tiles on and above the diagonal are swept.
+    """
+
+    rows: Side
+    cols: Side
+    scale: float
+    row_factor: Tensor
+    row_norm: Tensor | None
+    col_factor: Tensor | None
+    partner: Tensor | None
+    back: Tensor | None
+    excluded: Tensor
+    triangle: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.x.shape[0], self.cols.x.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.rows.x.dtype
+
+    @property
+    def bound(self) -> float:
+        """No logit is larger in absolute value (Cauchy-Schwarz); NaN and infinity pass through."""
+        if self.rows.inverse_norm is not None:
+            return abs(self.scale) * (1 + 1e-6) if math.isfinite(self.rows.largest * self.cols.largest) else math.nan
+        return abs(self.scale) * self.rows.largest * self.cols.largest
+
+    def paired_rows(self) -> Tensor | None:
+        return None if self.partner is None else self.partner >= 0
+
+    def paired_cols(self) -> Tensor | None:
+        return None if self.back is None else self.back >= 0
+
+
+def prepare(
+    rows: Tensor, cols: Tensor | None, scale: Tensor, targets: Tensor | None, unique: bool, normalize: bool, tiles
+) -> Pairs:
+    """Pairs of ``rows`` (M, D) with ``cols`` (N, D), or with themselves; ``unique``: a column has one row at most."""
+    left = Side.of(rows, normalize, tiles)
+    right = left if cols is None else Side.of(cols, normalize, tiles)
+    _check_range(left, right)
+    m, n = left.x.shape[0], right.x.shape[0]
+    factor = float(scale)
+    partner, back = match(targets, m, n, unique, left.x.device)
+    row_factor = left.inverse_norm * factor if left.inverse_norm is not None else torch.full((m,), factor, dtype=torch.float64)
+    identity = torch.arange(m, device=left.x.device)
+    column = identity if partner is None else partner
+    excluded = torch.stack([identity, column], 1) if cols is None else column.unsqueeze(1)
+    dtype = left.x.dtype
+    return Pairs(
+        left, right, factor, row_factor, left.factor(dtype), right.factor(dtype), partner, back, excluded, cols is None
+    )
+
+
+def match(targets: Tensor | None, m: int, n: int, unique: bool, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """``partner`` (M,) and ``back`` (N,) of ``targets``; ``(None, None)`` for the identity on a square."""
+    if targets is None:
+        if m == n:
+            return None, None
+        targets = torch.arange(m, device=device)
+    ignored = targets == IGNORE_INDEX
+    outside = ~ignored & ((targets < 0) | (targets >= n))
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise ValueError(f"targets[{row}] is {int(targets[row])}: expected a column in [0, {n}) or {IGNORE_INDEX}")
+    partner = targets.masked_fill(ignored, -1)
+    index = (~ignored).nonzero().squeeze(1)
+    back = partner.new_full((n,), -1)
+    back[partner[index]] = index
+    if unique and not torch.equal(back[partner[index]], index):
+        raise ValueError(
+            "two rows have the same target: the column's direction would have two positives, which clip_loss does "
+            "not support; give each column one row at most, or use info_nce_loss for one direction"
+        )
+    return partner, back if unique else None
+
+
+def _check_range(left: Side, right: Side) -> None:
+    largest, limit = left.largest * right.largest, torch.finfo(left.x.dtype).max / 16
+    if not (math.isfinite(left.largest) and math.isfinite(right.largest)):
+        return  # NaN and infinity are the caller's: they come out as NaN, as from the dense loss
+    if largest > limit:
+        raise ValueError(
+            f"feature norms of {left.largest:.1e} and {right.largest:.1e} overflow {left.x.dtype} when multiplied; "
+            "scale the features down or normalise them before the loss"
+        )

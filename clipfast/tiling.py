@@ -1,0 +1,116 @@
+"""How a matrix of pairs is cut into tiles, and how many of them the workspace keeps between the passes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DEFAULT_WORKSPACE_BYTES = 64 * 2**20
+"""Extra memory, beside the gradients, that a loss on the CPU may use (64 MiB)."""
+
+TILE_SIDE = 1024  # 4 MiB of float32: stays in the last-level cache between the product and its epilogue
+SMALLEST_SIDE = 64
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows [row0, row1) against columns [col0, col1)."""
+
+    row0: int
+    row1: int
+    col0: int
+    col1: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.row0, self.row1)
+
+    @property
+    def cols(self) -> slice:
+        return slice(self.col0, self.col1)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.row1 - self.row0, self.col1 - self.col0
+
+    @property
+    def on_diagonal(self) -> bool:
+        return self.row0 == self.col0
+
+
+def strips(length: int, side: int) -> list[tuple[int, int]]:
+    """Cut ``length`` into the fewest pieces of at most ``side``, of nearly equal size."""
+    count = max(1, math.ceil(length / side))
+    edges = [length * k // count for k in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def tiles(rows: int, cols: int, side: int, triangle: bool) -> Iterator[Tile]:
+    """All tiles, row strip by row strip; with ``triangle`` only those on and above the diagonal."""
+    for row0, row1 in strips(rows, side):
+        for col0, col1 in strips(cols, side):
+            if not triangle or col0 >= row0:
+                yield Tile(row0, row1, col0, col1)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """``workspace_bytes`` divided: a scratch tile and a temporary, the products' results, and the rest for kept tiles."""
+
+    workspace_bytes: int
+    itemsize: int
+
+    def __post_init__(self) -> None:
+        smallest = SMALLEST_SIDE**2 * self.itemsize
+        if self.workspace_bytes < smallest:
+            raise ValueError(
+                f"workspace_bytes={self.workspace_bytes} holds no tile; pass at least {smallest} "
+                f"(the default is {DEFAULT_WORKSPACE_BYTES})"
+            )
+
+    @property
+    def side(self) -> int:
+        fits = math.isqrt(self.workspace_bytes // self.itemsize)
+        return min(TILE_SIDE, fits // SMALLEST_SIDE * SMALLEST_SIDE)
+
+    def kept_elements(self, rows: int, cols: int, width: int) -> int:
+        """Elements of pass 1's tiles that stay for pass 2 (symbolic sizes allowed: no branch on them)."""
+        spare = self.workspace_bytes // self.itemsize - 2 * self.side**2 - 2 * self.side * width
+        return torch.sym_min(rows * cols, torch.sym_max(spare, 0))
+
+
+class Workspace:
+    """Memory for the tiles of one pass, in order: ``kept`` while it has room, then the one scratch tile."""
+
+    def __init__(self, kept: Tensor, shape: tuple[int, int], side: int) -> None:
+        self.kept = kept
+        self.largest = math.prod(max(b - a for a, b in strips(length, side)) for length in shape)
+        self.used = 0
+        self._scratch: Tensor | None = None
+
+    def place(self, tile: Tile) -> Tensor:
+        """Pass 1: where the tile goes, kept if it fits."""
+        slot = self._slot(tile)
+        return self.scratch(tile) if slot is None else slot
+
+    def find(self, tile: Tile) -> tuple[Tensor | None, Tensor]:
+        """Pass 2: the tile that pass 1 kept, if it did, and memory to write."""
+        return self._slot(tile), self.scratch(tile)
+
+    def scratch(self, tile: Tile) -> Tensor:
+        if self._scratch is None:
+            self._scratch = self.kept.new_empty(self.largest)
+        return self._scratch.narrow(0, 0, tile.shape[0] * tile.shape[1]).view(tile.shape)
+
+    def _slot(self, tile: Tile) -> Tensor | None:
+        start, area = self.used, tile.shape[0] * tile.shape[1]
+        if start + area > self.kept.numel():
+            self.used = self.kept.numel()  # no later, smaller tile may slip in: both passes find the same ones
+            return None
+        self.used += area
+        return self.kept.narrow(0, start, area).view(tile.shape)
