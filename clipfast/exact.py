@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from clipfast.pairs import Pairs
-from clipfast.tiling import Budget, Tile, strips, tiles
+from clipfast.tiling import SMALLEST_SIDE, Budget, Tile, strips, tiles
 
 if TYPE_CHECKING:
-    from clipfast.softmax import State, Weights
+    from clipfast.softmax import Weights
 
 
 ROWS_AT_ONCE = 256  # float64 temporaries of pass 2: 2 MiB each beside a tile 1024 wide
@@ -32,44 +32,26 @@ def _logits(pairs: Pairs, tile: Tile) -> Tensor:
     return z
 
 
-def forward(pairs: Pairs, budget: Budget, both: bool) -> State:
-    """The same results as the fast pass 1; a row without negatives gets -inf."""
-    from clipfast.softmax import EXACT, State
-
-    m, n = pairs.shape
-    side = max(64, budget.side // 2)  # float64 tiles and their temporaries within the same workspace
-    new = pairs.row_factor.new_full
-    row_best, row_sum = new((m,), -torch.inf), new((m,), 0.0)
-    col_best, col_sum = (row_best, row_sum) if pairs.triangle else (new((n,), -torch.inf), new((n,), 0.0))
-
-    def wants_cols(tile: Tile) -> bool:
-        return both and not (pairs.triangle and tile.on_diagonal)
-
-    for tile in tiles(m, n, side, pairs.triangle):
+def forward(pairs: Pairs, budget: Budget) -> tuple[Tensor, Tensor]:
+    """Each line's log-sum-exp and largest of its negatives, float64; -inf for a line without negatives."""
+    best = pairs.row_factor.new_full((pairs.lines,), -torch.inf)
+    total = torch.zeros_like(best)
+    (row_best, col_best), (row_sum, col_sum) = pairs.split(best), pairs.split(total)
+    assert row_best is not None
+    assert row_sum is not None
+    side = max(SMALLEST_SIDE, budget.side // 2)  # float64 tiles and their temporaries within the same workspace
+    parts = [(t, not (pairs.triangle and t.on_diagonal)) for t in tiles(*pairs.shape, side, pairs.triangle)]
+    for tile, mirrored in parts:
         z = _logits(pairs, tile)
         row_best[tile.rows] = torch.maximum(row_best[tile.rows], z.amax(1))
-        if wants_cols(tile):
+        if col_best is not None and mirrored:
             col_best[tile.cols] = torch.maximum(col_best[tile.cols], z.amax(0))
-    for tile in tiles(m, n, side, pairs.triangle):
+    for tile, mirrored in parts:
         z = _logits(pairs, tile)
         row_sum[tile.rows] += (z - _finite(row_best[tile.rows]).unsqueeze(1)).exp_().sum(1)
-        if wants_cols(tile):
+        if col_sum is not None and col_best is not None and mirrored:
             col_sum[tile.cols] += (z - _finite(col_best[tile.cols])).exp_().sum(0)
-    log_row = row_sum.log() + _finite(row_best)
-    log_col = None if not both or pairs.triangle else col_sum.log() + _finite(col_best)
-    return State(EXACT, log_row, log_col, row_best, col_best if both else None)
-
-
-def weights(pairs: Pairs, row_share: Tensor, row_lse: Tensor, col_share: Tensor | None, col_lse: Tensor | None) -> Weights:
-    """The shares as they are; an infinite log-sum-exp where a share is 0, so that no 0 * inf arises."""
-    from clipfast.softmax import EXACT, Weights
-
-    row_lse = row_lse.masked_fill(row_share == 0, torch.inf)
-    if pairs.triangle:
-        return Weights(EXACT, row_share, row_share, row_lse, row_lse)
-    if col_share is None or col_lse is None:
-        return Weights(EXACT, row_share, row_share, row_lse, None)
-    return Weights(EXACT, row_share, col_share, row_lse, col_lse.masked_fill(col_share == 0, torch.inf))
+    return total.log_().add_(_finite(best)), best
 
 
 def softmax_weights(pairs: Pairs, tile: Tile, w: Weights, out: Tensor) -> Tensor:

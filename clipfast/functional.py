@@ -76,17 +76,16 @@ def clip_loss(
     bias = None if logit_bias is None else checks.number(logit_bias, image_features, "logit_bias")
     name = choose(backend, image_features, text_features)
     if name == "reference":
-        row_nll, col_nll, state = _dense_clip(image_features, text_features, scale, targets, normalize, return_stats)
+        nll, state = _dense_clip(image_features, text_features, scale, targets, normalize, return_stats)
     else:
-        row_nll, col_nll, row_state, col_state, _, _ = ops.softmax_nll(
+        nll, state, *_ = ops.softmax_nll(
             image_features, text_features, scale, targets, True, normalize, return_stats,
             _needs_grad(image_features, text_features, scale), workspace_bytes, name,
         )  # fmt: skip
-        state = (row_state[0], col_state[0], row_state[1], row_state[2], col_state[1])
-    loss = _both_directions(row_nll, col_nll, targets, reduction)
+    loss = _both_directions(nll, image_features.shape[0], targets, reduction)
     if bias is not None and bias.requires_grad:
         loss = loss + 0.0 * bias.to(loss.dtype)  # its gradient is 0, but it has one
-    return (loss, _stats(state, targets, bias, loss.dtype)) if return_stats else loss
+    return (loss, _stats(state, image_features.shape[0], targets, bias, loss.dtype)) if return_stats else loss
 
 
 def info_nce_loss(
@@ -122,7 +121,7 @@ def info_nce_loss(
         nll = reference.cross_entropy(reference.logits(queries, keys, scale, normalize), targets)
     else:
         keep = _needs_grad(queries, keys, scale)
-        nll = ops.softmax_nll(queries, keys, scale, targets, False, normalize, False, keep, workspace_bytes, name)[0]
+        nll, *_ = ops.softmax_nll(queries, keys, scale, targets, False, normalize, False, keep, workspace_bytes, name)
     return _reduce(nll, targets, reduction)
 
 
@@ -158,7 +157,7 @@ def nt_xent_loss(
         n = z1.shape[0]
         partner = torch.arange(2 * n, device=views.device).roll(n)
         keep = _needs_grad(views, scale)
-        nll = ops.softmax_nll(views, None, scale, partner, False, normalize, False, keep, workspace_bytes, name)[0]
+        nll, *_ = ops.softmax_nll(views, None, scale, partner, False, normalize, False, keep, workspace_bytes, name)
     return _reduce(nll, None, reduction)
 
 
@@ -202,51 +201,61 @@ def _needs_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
-def _pairs(nll: Tensor, targets: Tensor | None) -> Tensor | int:
-    return nll.shape[0] if targets is None else (targets != IGNORE_INDEX).sum()
+def _pairs(number: int, targets: Tensor | None) -> Tensor | int:
+    return number if targets is None else (targets != IGNORE_INDEX).sum()
 
 
 def _reduce(nll: Tensor, targets: Tensor | None, reduction: str) -> Tensor:
     if reduction == "none":
         return nll
-    return nll.sum() if reduction == "sum" else nll.sum() / _pairs(nll, targets)
+    return nll.sum() if reduction == "sum" else nll.sum() / _pairs(nll.shape[0], targets)
 
 
-def _both_directions(row_nll: Tensor, col_nll: Tensor, targets: Tensor | None, reduction: str) -> Tensor:
-    if reduction != "none":
-        total = (row_nll.sum() + col_nll.sum()) / 2
-        return total if reduction == "sum" else total / _pairs(row_nll, targets)
-    if targets is None:
-        return (row_nll + col_nll) / 2
-    return (row_nll + col_nll[targets.clamp_min(0)].masked_fill(targets == IGNORE_INDEX, 0.0)) / 2
+def _both_directions(nll: Tensor, m: int, targets: Tensor | None, reduction: str) -> Tensor:
+    """Reduce the losses of all lines, the M images' and then the texts'."""
+    if reduction == "mean":
+        return nll.sum() / (2 * _pairs(m, targets))
+    if reduction == "sum":
+        return nll.sum() / 2
+    rows, cols = nll[:m], nll[m:]
+    return (rows + (cols if targets is None else _at(cols, targets))) / 2
 
 
-def _dense_clip(images: Tensor, texts: Tensor, scale: Tensor, targets: Tensor | None, normalize: bool, stats: bool):
+def _at(per_col: Tensor, targets: Tensor) -> Tensor:
+    """Each row's value of its target column, 0 without one."""
+    return per_col[targets.clamp_min(0)].masked_fill(targets == IGNORE_INDEX, 0.0)
+
+
+def _dense_clip(
+    images: Tensor, texts: Tensor, scale: Tensor, targets: Tensor | None, normalize: bool, stats: bool
+) -> tuple[Tensor, Tensor]:
+    """The same two results as the operator: losses per line, and per line log-sum-exp, positive, largest negative."""
     match(targets, images.shape[0], texts.shape[0], True, images.device)
     z = reference.logits(images, texts, scale, normalize)
-    row_nll, col_nll = reference.clip_nll(z, targets)
-    return row_nll, col_nll, _dense_state(z.detach().double(), targets) if stats else ()
+    nll = reference.clip_nll(z, targets)
+    return nll, _dense_state(z.detach().double(), targets) if stats else nll.new_empty(0)
 
 
-def _dense_state(z: Tensor, targets: Tensor | None) -> tuple[Tensor, ...]:
+def _dense_state(z: Tensor, targets: Tensor | None) -> Tensor:
     rows = torch.arange(z.shape[0], device=z.device)
     labels = rows if targets is None else targets
-    paired = labels != IGNORE_INDEX
-    positive = z[rows, labels.clamp_min(0)].masked_fill(~paired, 0.0)
-    negatives = z.clone()
-    negatives[rows[paired], labels[paired]] = -torch.inf
-    return z.logsumexp(1), z.logsumexp(0), positive, negatives.amax(1), negatives.amax(0)
+    row, col = rows[labels != IGNORE_INDEX], labels[labels != IGNORE_INDEX]
+    negatives, positive = z.clone(), torch.zeros_like(z)
+    negatives[row, col], positive[row, col] = -torch.inf, z[row, col]
+    per_direction = [torch.stack([z.logsumexp(d), positive.sum(d), negatives.amax(d)]) for d in (1, 0)]
+    return torch.cat(per_direction, 1)
 
 
 @torch.no_grad()
-def _stats(state: tuple[Tensor, ...], targets: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> ClipStats:
-    row_lse, col_lse, positive, row_best, col_best = state
+def _stats(state: Tensor, m: int, targets: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> ClipStats:
+    lse, positive, best = state
     add = 0.0 if bias is None else bias.double()
+    right = positive >= best
     if targets is None:
-        paired, other_best = torch.ones_like(positive, dtype=torch.bool), col_best
+        paired, row_right, col_right = torch.ones_like(right[:m]), right[:m], right[m:]
     else:
-        paired, other_best = targets != IGNORE_INDEX, col_best[targets.clamp_min(0)]
-    pairs = paired.sum()
-    right = [((positive >= best) & paired).sum() / pairs for best in (row_best, other_best)]
-    shifted = torch.where(paired, positive + add, positive)
-    return ClipStats((row_lse + add).to(dtype), (col_lse + add).to(dtype), shifted.to(dtype), right[0], right[1])
+        paired = targets != IGNORE_INDEX
+        row_right, col_right = right[:m] & paired, _at(right[m:], targets)
+    positives = torch.where(paired, positive[:m] + add, 0.0)
+    shares = [r.sum() / paired.sum() for r in (row_right, col_right)]
+    return ClipStats((lse[:m] + add).to(dtype), (lse[m:] + add).to(dtype), positives.to(dtype), *shares)

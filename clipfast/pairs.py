@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from clipfast.backends.torch_tiles import TorchTiles
 
 NORM_EPS = 1e-12  # as in torch.nn.functional.normalize
 IGNORE_INDEX = -100  # as in torch.nn.functional.cross_entropy
@@ -27,7 +31,7 @@ class Side:
     largest: float
 
     @classmethod
-    def of(cls, features: Tensor, normalize: bool, tiles) -> Side:
+    def of(cls, features: Tensor, normalize: bool, tiles: TorchTiles) -> Side:
         x = features.detach().to(compute_dtype(features.dtype)).contiguous()
         squared = tiles.paired_dots(x, x, None)
         norm = squared.sqrt()
@@ -48,7 +52,8 @@ class Pairs:
 
     ``partner`` (M,) is the column of each row's positive and ``back`` (N,) its inverse, -1 for none, both None
     where row i belongs to column i. ``excluded`` (M, 1 or 2) are the columns that are no negatives of a row.
-    With ``triangle`` the columns are the rows themselves, and only tiles on and above the diagonal are swept.
+    With ``triangle`` the columns are the rows themselves, and only tiles on and above the diagonal are swept. ``both``
+    asks for the columns' softmax beside the rows'.
     """
 
     rows: Side
@@ -61,6 +66,7 @@ class Pairs:
     back: Tensor | None
     excluded: Tensor
     triangle: bool
+    both: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -77,30 +83,57 @@ class Pairs:
             return abs(self.scale) * (1 + 1e-6) if math.isfinite(self.rows.largest * self.cols.largest) else math.nan
         return abs(self.scale) * self.rows.largest * self.cols.largest
 
-    def paired_rows(self) -> Tensor | None:
-        return None if self.partner is None else self.partner >= 0
+    @property
+    def lines(self) -> int:
+        """Softmaxes: one per row, and with two directions one per column, which come after the rows."""
+        m, n = self.shape
+        return m + n if self.both else m
 
-    def paired_cols(self) -> Tensor | None:
-        return None if self.back is None else self.back >= 0
+    def split(self, per_line: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The rows' and the columns' part of a vector over lines, as views; a triangle's columns are its rows."""
+        if per_line is None:
+            return None, None
+        m = self.shape[0]
+        return per_line[:m], per_line if self.triangle else per_line[m:] if self.both else None
+
+    def unpaired_lines(self) -> Tensor | None:
+        """True where a line has no positive; None when all have one."""
+        if self.partner is None:
+            return None
+        return (self.partner if self.back is None or not self.both else torch.cat([self.partner, self.back])) < 0
+
+    def to_lines(self, per_row: Tensor) -> Tensor:
+        """Of a value per row's positive pair, each line's."""
+        if not self.both:
+            return per_row
+        return torch.cat([per_row, per_row if self.back is None else per_row[self.back.clamp_min(0)]])
+
+    def sum_of_lines(self, per_line: Tensor) -> Tensor:
+        """Of a value per line, the sum over the lines that share each row's positive pair; 0 for unpaired rows."""
+        rows, cols = self.split(per_line)
+        assert rows is not None
+        if cols is not None:
+            rows = rows + (cols if self.partner is None else cols[self.partner.clamp_min(0)])
+        return rows if self.partner is None else rows.masked_fill(self.partner < 0, 0.0)
 
 
 def prepare(
-    rows: Tensor, cols: Tensor | None, scale: Tensor, targets: Tensor | None, unique: bool, normalize: bool, tiles
+    rows: Tensor, cols: Tensor | None, scale: Tensor, targets: Tensor | None, both: bool, normalize: bool, tiles: TorchTiles
 ) -> Pairs:
-    """Pairs of ``rows`` (M, D) with ``cols`` (N, D), or with themselves; ``unique``: a column has one row at most."""
+    """Pairs of ``rows`` (M, D) with ``cols`` (N, D), or with themselves; with ``both`` a column has one row at most."""
     left = Side.of(rows, normalize, tiles)
     right = left if cols is None else Side.of(cols, normalize, tiles)
     _check_range(left, right)
     m, n = left.x.shape[0], right.x.shape[0]
     factor = float(scale)
-    partner, back = match(targets, m, n, unique, left.x.device)
+    partner, back = match(targets, m, n, both, left.x.device)
     row_factor = left.inverse_norm * factor if left.inverse_norm is not None else torch.full((m,), factor, dtype=torch.float64)
     identity = torch.arange(m, device=left.x.device)
     column = identity if partner is None else partner
     excluded = torch.stack([identity, column], 1) if cols is None else column.unsqueeze(1)
     dtype = left.x.dtype
     return Pairs(
-        left, right, factor, row_factor, left.factor(dtype), right.factor(dtype), partner, back, excluded, cols is None
+        left, right, factor, row_factor, left.factor(dtype), right.factor(dtype), partner, back, excluded, cols is None, both
     )
 
 

@@ -20,7 +20,8 @@ def logits(rows: Tensor, cols: Tensor, scale: Tensor | float, normalize: bool) -
     """``scale * rows @ cols.T`` of the rows, normalised if asked, in float32 or wider: (M, N)."""
     dtype = compute_dtype(rows.dtype)
     with torch.autocast(rows.device.type, enabled=False):
-        rows, cols = rows.to(dtype), cols.to(dtype)
+        same, rows = cols is rows, rows.to(dtype)
+        cols = rows if same else cols.to(dtype)  # cast once: autograd would round each cast's gradient, then their sum
         if normalize:
             rows, cols = F.normalize(rows, dim=1), F.normalize(cols, dim=1)
         return scale * (rows @ cols.t())
@@ -41,12 +42,13 @@ def cross_entropy(z: Tensor, targets: Tensor | None) -> Tensor:
     return per_row.masked_fill(targets == IGNORE_INDEX, 0.0)
 
 
-def clip_nll(z: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both directions of CLIP's loss: per row (M,) and per column (N,), 0 where there is no positive."""
+def clip_nll(z: Tensor, targets: Tensor | None) -> Tensor:
+    """Both directions of CLIP's loss: the rows' and then the columns', 0 where there is no positive: (M + N,)."""
     if targets is None:
         negatives, positive = z.masked_fill(_eye(z), -torch.inf), z.diagonal()
-        return nll(negatives, positive), nll(negatives.t(), positive)
-    return cross_entropy(z, targets), cross_entropy(z.t(), inverse(targets, z.shape[1]))
+        lse = torch.cat([negatives.logsumexp(1), negatives.logsumexp(0)])
+        return F.softplus(lse - torch.cat([positive, positive]), threshold=40)
+    return torch.cat([cross_entropy(z, targets), cross_entropy(z.t(), inverse(targets, z.shape[1]))])
 
 
 def inverse(targets: Tensor, n: int) -> Tensor:

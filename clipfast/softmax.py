@@ -1,16 +1,19 @@
 """The softmax family as two sweeps over tiles (CLIP, InfoNCE, NT-Xent).
 
-Pass 1 sums ``e_ij = exp(z_ij - shift)`` over each row's (and column's) *negatives*, with one shift for the whole
-batch, so that partial sums of any tiles simply add. The positives are handled apart in float64, which keeps a
-converged loss (1e-8) and its gradient at full relative precision, where ``logsumexp - positive`` cancels.
-Pass 2 forms ``W_ij = e_ij (u_i + v_j)`` tile by tile and multiplies it with the features.
+Pass 1 sums ``e_ij = exp(z_ij - shift)`` over the *negatives* of each line, with one shift for the whole batch, so that
+partial sums of any tiles simply add. The positives are handled apart in float64, which keeps a converged loss (1e-8)
+and its gradient at full relative precision, where ``logsumexp - positive`` cancels. Pass 2 forms
+``W_ij = e_ij (u_i + v_j)`` tile by tile and multiplies it with the features.
+
+A *line* is a row or a column with a softmax of its own: the M rows, then, for CLIP's two directions, the N columns.
+Vectors over lines keep both directions in one piece.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +30,7 @@ EXACT = math.inf  # in place of a shift: the sums came from the exact path, and 
 
 @dataclass
 class Sums:
-    """Pass 1's results in units of exp(shift). For a triangle both directions share one vector."""
+    """Pass 1's results in units of exp(shift), as views of one vector of lines. A triangle's directions are one."""
 
     row_sum: Tensor
     col_sum: Tensor | None
@@ -36,13 +39,10 @@ class Sums:
     triangle: bool
 
     @classmethod
-    def zeros(cls, pairs: Pairs, both: bool, best: bool) -> Sums:
-        m, n = pairs.shape
-        new = pairs.rows.x.new_zeros
-        row, row_best = new(m, dtype=torch.float64), new(m) if best else None
-        if pairs.triangle:
-            return cls(row, row, row_best, row_best, True)
-        return cls(row, new(n, dtype=torch.float64) if both else None, row_best, new(n) if best and both else None, False)
+    def of(cls, pairs: Pairs, sums: Tensor, best: Tensor | None) -> Sums:
+        (row_sum, col_sum), (row_best, col_best) = pairs.split(sums), pairs.split(best)
+        assert row_sum is not None
+        return cls(row_sum, col_sum, row_best, col_best, pairs.triangle)
 
     def wants_cols(self, tile: Tile) -> bool:
         return self.col_sum is not None and not (self.triangle and tile.on_diagonal)
@@ -59,15 +59,12 @@ class Weights:
     col_lse: Tensor | None = None
 
 
-@dataclass
-class State:
-    """What pass 1 leaves: log-sum-exps and best negatives as natural logarithms, float64."""
+class Lines(NamedTuple):
+    """What pass 1 leaves of each line: log-sum-exp and largest of its negatives, as natural logarithms, float64."""
 
     shift: float
-    log_row: Tensor
-    log_col: Tensor | None
-    row_best: Tensor | None
-    col_best: Tensor | None
+    negatives: Tensor
+    best: Tensor | None
 
 
 def choose_shift(pairs: Pairs) -> float:
@@ -79,49 +76,38 @@ def choose_shift(pairs: Pairs) -> float:
     return math.log(2) * max(0, math.ceil((bound - headroom) / math.log(2)))
 
 
-def _floor(pairs: Pairs, shift: float) -> float | None:
-    """Sums below this may have lost terms to underflow; None when the bound shows that none can be."""
-    info, n = torch.finfo(pairs.dtype), max(pairs.shape)
-    smallest = n * info.tiny / info.eps
-    return None if -pairs.bound - shift > math.log(smallest) else smallest
+def _underflow(pairs: Pairs, shift: float, sums: Tensor) -> bool:
+    """Whether a sum is so small that terms of it may have been lost."""
+    info = torch.finfo(pairs.dtype)
+    smallest = max(pairs.shape) * info.tiny / info.eps
+    return -pairs.bound - shift < math.log(smallest) and bool((sums < smallest).any())
 
 
-def forward(pairs: Pairs, ops: TorchTiles, kept: Tensor, budget: Budget, both: bool, best: bool) -> State:
-    """Pass 1. ``kept`` receives the exponential tiles that fit."""
+def forward(pairs: Pairs, ops: TorchTiles, kept: Tensor, budget: Budget, best: bool) -> Lines:
+    """Pass 1. ``kept`` receives the exponential tiles that fit; ``best`` asks for the largest negatives."""
     shift = choose_shift(pairs)
-    sums = Sums.zeros(pairs, both, best)
+    total = pairs.row_factor.new_zeros(pairs.lines)
+    top = pairs.rows.x.new_zeros(pairs.lines) if best else None
+    sums = Sums.of(pairs, total, top)
     workspace = Workspace(kept, pairs.shape, budget.side)
     for tile in tiles(*pairs.shape, budget.side, pairs.triangle):
         ops.exp_sums(pairs, tile, shift, sums, workspace.place(tile))
-    floor = _floor(pairs, shift)
-    if floor is not None and (
-        bool((sums.row_sum < floor).any()) or (sums.col_sum is not None and bool((sums.col_sum < floor).any()))
-    ):
-        return exact.forward(pairs, budget, both)
-    return State(
-        shift,
-        sums.row_sum.log_().add_(shift),
-        None if pairs.triangle or sums.col_sum is None else sums.col_sum.log_().add_(shift),
-        None if sums.row_best is None else sums.row_best.double().log_().add_(shift),
-        None if sums.col_best is None else sums.col_best.double().log_().add_(shift),
-    )
+    if _underflow(pairs, shift, total):
+        return Lines(EXACT, *exact.forward(pairs, budget))
+    return Lines(shift, total.log_().add_(shift), None if top is None else top.double().log_().add_(shift))
 
 
-def weights(
-    pairs: Pairs, shift: float, row_lse: Tensor, col_lse: Tensor | None, row_share: Tensor, col_share: Tensor | None
-) -> Weights:
+def weights(pairs: Pairs, shift: float, lse: Tensor, share: Tensor) -> Weights:
     """``u_i = share_i exp(shift - lse_i)`` and ``v_j`` likewise; shares are the upstream gradients, 0 where unpaired."""
-
-    def scaled(share: Tensor, lse: Tensor) -> Tensor:
-        return torch.where(share == 0, share, share * (shift - lse).exp()).to(pairs.dtype)
-
     if shift == EXACT:
-        return exact.weights(pairs, row_share, row_lse, col_share, col_lse)
-    u = scaled(row_share, row_lse)
-    if pairs.triangle:
-        return Weights(shift, u, u)
-    v = u.new_zeros(pairs.shape[1]) if col_share is None or col_lse is None else scaled(col_share, col_lse)
-    return Weights(shift, u, v)
+        (u, v), (row_lse, col_lse) = pairs.split(share), pairs.split(lse.masked_fill(share == 0, torch.inf))
+    else:
+        scaled = share * (shift - lse).exp_()
+        unpaired = pairs.unpaired_lines()
+        u, v = pairs.split((scaled if unpaired is None else scaled.masked_fill_(unpaired, 0.0)).to(pairs.dtype))
+        row_lse = col_lse = None
+    assert u is not None
+    return Weights(shift, u, u.new_zeros(pairs.shape[1]) if v is None else v, row_lse, col_lse)
 
 
 def backward(

@@ -1,0 +1,34 @@
+# `make demo`: set up, show what the loss saves, train a small CLIP with it. `make test`: set up, run every check.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NATIVE := $(wildcard csrc/*/*)
+
+.PHONY: setup demo test lint bench clean
+
+setup: $(STAMP)
+
+# torch comes first and alone: the extension is built against it, without build isolation, which would download it again.
+$(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch numpy "setuptools>=77" wheel ninja
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[test]"
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/python -m clipfast demo
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m clipfast bench --sizes 1024,4096,8192,16384 --json benchmarks/results/latest.json --plot benchmarks/results/latest.png
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache clipfast/*.so

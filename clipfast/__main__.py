@@ -1,0 +1,10 @@
+"""``python -m clipfast``: see cli.py."""
+
+import sys
+
+try:
+    from clipfast.cli import app
+except ModuleNotFoundError as error:
+    sys.exit(f"the command line needs {error.name}; pip install 'clipfast[cli]'")
+
+app(prog_name="python -m clipfast")

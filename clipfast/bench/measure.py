@@ -1,0 +1,147 @@
+"""Medians of interleaved runs, peak memory beyond the inputs, and the rate of plain products in the same process."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clipfast.bench.cases import DENSE_MATRICES, FLOPS, Case, Loss, cases, features
+from clipfast.gemm import OneDnnGemm, cpu_gemm
+from clipfast.pairs import compute_dtype
+from clipfast.tiling import DEFAULT_WORKSPACE_BYTES
+
+STATUS = Path("/proc/self/status")
+
+
+def step(loss: Loss, inputs: tuple[Tensor, ...]) -> None:
+    """Forward and backward, from empty gradients."""
+    for x in inputs:
+        x.grad = None
+    loss(*inputs).backward()
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def peak_bytes(run: Callable[[], object]) -> int | None:
+    """Peak resident memory of ``run`` above what is resident before it; None where the system does not tell (not Linux)."""
+    if not STATUS.exists():
+        return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # else the allocator would serve the run from memory that counts already
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def available_bytes() -> int:
+    """Memory that a run may take: what the system says is available."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return 8 * 2**30
+    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(line.split()[1]) * 1024
+
+
+def product_rates(dim: int, dtype: torch.dtype, side: int = 2048) -> dict[str, float]:
+    """Operations per second of ``(side, dim) @ (dim, side)`` by each library at hand, in the compute dtype."""
+    a, b = (torch.randn(side, dim, dtype=compute_dtype(dtype)) for _ in range(2))
+    out = torch.empty(side, side, dtype=a.dtype)
+    products: dict[str, Callable[[], object]] = {"torch.mm": lambda: torch.mm(a, b.t(), out=out)}
+    gemm, _ = cpu_gemm()
+    if isinstance(gemm, OneDnnGemm) and a.dtype == torch.float32:
+        products["oneDNN"] = lambda: gemm.scores(a, b, out)
+    times: dict[str, list[float]] = {name: [] for name in products}
+    for _ in range(12):
+        for name, run in products.items():
+            times[name].append(seconds(run))
+    return {name: 2 * side * side * dim / statistics.median(t[2:]) for name, t in times.items()}
+
+
+def compare(
+    loss: str,
+    n: int,
+    dim: int,
+    dtype: torch.dtype = torch.float32,
+    compiled: bool = True,
+    workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
+    budget_seconds: float = 10.0,
+    contenders: list[Case] | None = None,
+) -> dict:
+    """One size: each contender's median time, peak memory, and share of the floor, as a plain dictionary."""
+    inputs = features(n, dim, dtype)
+    found = cases(loss, compiled, workspace_bytes) if contenders is None else contenders
+    logits_bytes = n * n * (4 if loss == "nt_xent" else 1) * compute_dtype(dtype).itemsize
+    fits = [c for c in found if not c.dense or DENSE_MATRICES * logits_bytes < 0.8 * available_bytes()]
+    peaks = {c.name: _warm(c, inputs) for c in fits}
+    times: dict[str, list[float]] = {c.name: [] for c in fits}
+    rates = product_rates(dim, dtype)
+    start = time.perf_counter()
+    while min(map(len, times.values())) < 3 or (
+        time.perf_counter() - start < budget_seconds and len(times[fits[0].name]) < 101
+    ):
+        for c in fits:
+            times[c.name].append(seconds(functools.partial(step, c.loss, inputs)))
+    floors = {name: FLOPS[loss] * n * n * dim / rate for name, rate in rates.items()}
+    rows = [_row(c.name, times.get(c.name), peaks.get(c.name), floors) for c in found]
+    return {
+        "loss": loss, "n": n, "dim": dim, "dtype": str(dtype).removeprefix("torch."), "workspace_bytes": workspace_bytes,
+        "product_gflops": {name: rate / 1e9 for name, rate in rates.items()}, "results": rows,
+    }  # fmt: skip
+
+
+def _warm(case: Case, inputs: tuple[Tensor, ...]) -> int | None:
+    """Two runs that are not counted (compilation, caches), then the memory of one."""
+    for _ in range(2):
+        step(case.loss, inputs)
+    for x in inputs:
+        x.grad = None
+    return peak_bytes(lambda: step(case.loss, inputs))
+
+
+def _row(name: str, times: list[float] | None, peak: int | None, floors: dict[str, float]) -> dict:
+    if times is None:
+        return {"name": name, "skipped": "its logits do not fit in memory"}
+    median = statistics.median(times)
+    shares = {library: floor / median for library, floor in floors.items()}
+    return {
+        "name": name,
+        "median_s": median,
+        "min_s": min(times),
+        "runs": len(times),
+        "peak_bytes": peak,
+        "floor_share": shares,
+    }
+
+
+def environment() -> dict:
+    """Hardware and versions, for the record."""
+    model = Path("/proc/cpuinfo")
+    lines = model.read_text().splitlines() if model.exists() else []
+    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return {
+        "processor": processor,
+        "level": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }

@@ -1,0 +1,101 @@
+"""The command line: doctor, bench, demo."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fused contrastive losses: what is here, and what it saves.")
+console = Console()
+
+
+class Loss(str, Enum):
+    clip = "clip"
+    siglip = "siglip"
+    info_nce = "info_nce"
+    nt_xent = "nt_xent"
+
+
+class Dtype(str, Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@app.command()
+def doctor() -> None:
+    """Say which backends are usable on this machine and why the rest is not."""
+    from clipfast.doctor import report
+
+    found = Table(show_header=False)
+    for subject, finding in report():
+        found.add_row(subject, finding)
+    console.print(found)
+
+
+@app.command()
+def bench(
+    sizes: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1024,4096,8192",
+    dim: Annotated[int, typer.Option(help="Width of the features.")] = 512,
+    loss: Annotated[Loss, typer.Option(help="Which loss.")] = Loss.clip,
+    dtype: Annotated[Dtype, typer.Option(help="Of the features.")] = Dtype.float32,
+    workspace_mib: Annotated[int, typer.Option(help="Workspace of the fused losses, MiB.")] = 64,
+    compiled: Annotated[bool, typer.Option(help="Include the dense loss under torch.compile.")] = True,
+    seconds: Annotated[float, typer.Option(help="Time to spend on repeated runs at each size (3 runs at least).")] = 10.0,
+    json: Annotated[Path | None, typer.Option(help="Write the results here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture (PNG) here.")] = None,
+) -> None:
+    """Compare the dense loss with every usable backend: time, memory, and share of the arithmetic floor.
+
+    The floor is the loss's least number of operations (8 N^2 D for a two-sided softmax) at the rate of plain
+    products measured in the same process, for each library that has them.
+    """
+    from clipfast.bench.measure import compare, environment
+    from clipfast.bench.report import table, write_json, write_picture
+
+    try:
+        counts = [int(size) for size in sizes.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--sizes takes whole numbers separated by commas; got {sizes!r}") from None
+    machine = environment()
+    console.print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
+    found = []
+    for n in counts:
+        with console.status(f"N = {n}"):
+            kind = getattr(torch, dtype.value)
+            found.append(compare(loss.value, n, dim, kind, compiled, workspace_mib * 2**20, seconds))
+        console.print(table(found[-1]))
+    if json is not None:
+        write_json(json, machine, found)
+        console.print(f"results: {json}")
+    if plot is not None:
+        write_picture(plot, machine, found)
+        console.print(f"picture: {plot}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the checkpoint and the pictures.")] = Path("runs/icons"),
+    names: Annotated[int, typer.Option(help="Number of icon names.")] = 500,
+    seed: Annotated[int, typer.Option(help="Of the initialisation and the data order.")] = 0,
+) -> None:
+    """Show what the fused loss saves, then train a small CLIP with it on named icons and classify a style it never saw."""
+    try:
+        from clipfast.demo.run import run
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(f"the demo needs {error.name}; pip install 'clipfast[demo]'") from None
+    from clipfast.bench.measure import compare
+    from clipfast.bench.report import table
+
+    console.print("[bold]What the loss saves[/bold] (python -m clipfast bench has more)")
+    with console.status("measuring the dense and the fused loss"):
+        comparison = compare("clip", 8192, 512, compiled=False, budget_seconds=6.0)
+    console.print(table(comparison))
+    console.print("[bold]Training with it[/bold]")
+    run(output, names=names, seed=seed)
