@@ -10,7 +10,7 @@ from clipfast.pairs import Pairs
 
 if TYPE_CHECKING:
     from clipfast.backends.torch_tiles import TorchTiles
-    from clipfast.sigmoid import Wanted
+    from clipfast.products import Products
 
 
 class Gradients(NamedTuple):
@@ -29,9 +29,7 @@ def positive_logits(pairs: Pairs, ops: TorchTiles) -> Tensor:
     return z * _at_partner(pairs.cols.inverse_norm, pairs.partner)
 
 
-def finish(
-    pairs: Pairs, ops: TorchTiles, wanted: Wanted, rows: Tensor | None, cols: Tensor | None, pull: Tensor, alpha: float
-) -> Gradients:
+def finish(pairs: Pairs, ops: TorchTiles, products: Products, pull: Tensor, alpha: float) -> Gradients:
     """Turn the accumulated ``W b`` and ``W^T a``, in place, into gradients of the features.
 
     ``pull`` (M,) is minus the loss's derivative by each positive logit; ``alpha`` multiplies the accumulators.
@@ -39,6 +37,7 @@ def finish(
     if pairs.rows.inverse_norm is not None and pairs.cols.inverse_norm is not None:
         pull = pull * pairs.rows.inverse_norm * _at_partner(pairs.cols.inverse_norm, pairs.partner)
     left, right = pairs.rows, pairs.cols
+    rows, cols, wanted = products.rows, products.cols, products.wanted
     dots = None
     if rows is not None:
         dots = ops.finish_rows(rows, left.x, right.x, pairs.partner, pull, left.projection, alpha, pairs.scale)

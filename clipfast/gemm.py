@@ -1,7 +1,7 @@
 """The three products of a tile, on the library that runs them fastest.
 
-Each function object has the same methods: ``scores`` gives ``a @ b.T``, ``add_rows`` adds ``w @ b`` and
-``add_cols`` adds ``w.T @ a`` in place, all in the features' dtype with its accumulation.
+Both classes have the same methods: ``scores`` gives ``a @ b.T``, ``add_rows`` adds ``w @ b`` and ``add_cols`` adds
+``w.T @ a`` in place, the latter from ``transposed(a)``, which a sweep computes once for a strip of rows.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ class TorchGemm:
     def add_rows(self, grad: Tensor, w: Tensor, b: Tensor) -> None:
         grad.addmm_(w, b)
 
-    def add_cols(self, grad: Tensor, w: Tensor, a: Tensor) -> None:
-        grad.addmm_(w.t(), a)
+    def transposed(self, a: Tensor) -> Tensor:
+        return a.t()
+
+    def add_cols(self, grad: Tensor, w: Tensor, a_transposed: Tensor) -> None:
+        grad.addmm_(w.t(), a_transposed.t())
 
 
 class OneDnnGemm:
@@ -46,8 +49,11 @@ class OneDnnGemm:
     def add_rows(self, grad: Tensor, w: Tensor, b: Tensor) -> None:
         grad.add_(self._product(w, b.t()))
 
-    def add_cols(self, grad: Tensor, w: Tensor, a: Tensor) -> None:
-        torch.ops.clipfast_cpu.add_transposed(grad, self._product(a.t().contiguous(), w.t()))
+    def transposed(self, a: Tensor) -> Tensor:
+        return a.t().contiguous()
+
+    def add_cols(self, grad: Tensor, w: Tensor, a_transposed: Tensor) -> None:
+        torch.ops.clipfast_cpu.add_transposed(grad, self._product(a_transposed, w.t()))
 
 
 def _vendor() -> str:

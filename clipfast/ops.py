@@ -16,7 +16,7 @@ from clipfast import sigmoid, softmax
 from clipfast.backends import tile_operations
 from clipfast.epilogue import finish, positive_logits
 from clipfast.pairs import compute_dtype, prepare
-from clipfast.sigmoid import Wanted
+from clipfast.products import Products, Wanted
 from clipfast.tiling import Budget
 
 _library = torch.library.Library("clipfast", "DEF")
@@ -98,17 +98,16 @@ def _softmax_nll_grad(
 ):  # fmt: skip
     tiles = tile_operations(backend)
     pairs = prepare(rows, cols, scale, targets, both, normalize, tiles)
-    wanted = Wanted(want_rows, want_cols, want_scale)
     share, unpaired = grad.double(), pairs.unpaired_lines()
     if unpaired is not None:
         share = share.masked_fill(unpaired, 0.0)
     pull = pairs.sum_of_lines(share * -torch.expm1(-nll.double()))  # 1 - p from -log p, without cancellation
     alpha = float(share.abs().max()) or 1.0  # the weights stay within [0, 2] whatever gradient comes from above
-    left, right = wanted.buffers(pairs)
+    products = Products(pairs, tiles.gemm, Wanted(want_rows, want_cols, want_scale))
     budget = Budget(workspace_bytes, pairs.dtype.itemsize)
     w = softmax.weights(pairs, float(shift), state[0], share / alpha)
-    softmax.backward(pairs, tiles, kept, budget, w, left, right)
-    gradients = finish(pairs, tiles, wanted, left, right, pull, alpha)
+    softmax.backward(pairs, tiles, kept, budget, w, products)
+    gradients = finish(pairs, tiles, products, pull, alpha)
     return _out(rows, gradients.rows), _out(rows, gradients.cols), _out(scale, gradients.scale)
 
 

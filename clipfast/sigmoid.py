@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,33 +9,11 @@ from torch import Tensor
 
 from clipfast.epilogue import Gradients, finish, positive_logits
 from clipfast.pairs import Pairs
-from clipfast.softmax import accumulate
+from clipfast.products import Products, Wanted
 from clipfast.tiling import Budget, Workspace, tiles
 
 if TYPE_CHECKING:
     from clipfast.backends.torch_tiles import TorchTiles
-
-
-@dataclass
-class Wanted:
-    """Which gradients to compute. The scale's comes with either feature's; alone it costs the rows' product."""
-
-    rows: bool
-    cols: bool
-    scale: bool
-    bias: bool = False
-
-    @property
-    def any(self) -> bool:
-        return self.rows or self.cols or self.scale or self.bias
-
-    def buffers(self, pairs: Pairs) -> tuple[Tensor | None, Tensor | None]:
-        """Zeroed accumulators (M, D) and (N, D) for the products that are needed."""
-        rows = self.rows or (self.scale and not self.cols)
-        left = torch.zeros_like(pairs.rows.x) if rows else None
-        if pairs.triangle:
-            return left, left
-        return left, torch.zeros_like(pairs.cols.x) if self.cols else None
 
 
 def sweep(
@@ -49,16 +26,16 @@ def sweep(
     m = pairs.shape[0]
     loss = pairs.row_factor.new_zeros(m)
     weight = torch.zeros_like(loss) if wanted.any else None
-    rows, cols = wanted.buffers(pairs)
+    products = Products(pairs, ops.gemm, wanted)
     workspace = Workspace(pairs.rows.x.new_empty(0), pairs.shape, budget.side)
     factor = None if row_weight is None else row_weight.to(pairs.dtype)
     for tile in tiles(*pairs.shape, budget.side, False):
         w = ops.sigmoid(pairs, tile, bias, factor, loss, weight, workspace.scratch(tile))
-        accumulate(pairs, ops, tile, w, rows, cols)
+        products.add(tile, w)
     positive = positive_logits(pairs, ops) + bias
     loss += torch.logaddexp(-positive, torch.zeros_like(positive))
     pull = torch.sigmoid(-positive)
     share = torch.ones_like(pull) if row_weight is None else row_weight.double()
-    gradients = finish(pairs, ops, wanted, rows, cols, pull * share, 1.0)
+    gradients = finish(pairs, ops, products, pull * share, 1.0)
     bias_grad = loss.new_zeros(()) if weight is None else ((weight - pull) * share).sum()
     return loss, gradients, bias_grad

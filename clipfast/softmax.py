@@ -24,6 +24,7 @@ from clipfast.tiling import Budget, Tile, Workspace, tiles
 
 if TYPE_CHECKING:
     from clipfast.backends.torch_tiles import TorchTiles
+    from clipfast.products import Products
 
 EXACT = math.inf  # in place of a shift: the sums came from the exact path, and no tile was kept
 
@@ -110,10 +111,8 @@ def weights(pairs: Pairs, shift: float, lse: Tensor, share: Tensor) -> Weights:
     return Weights(shift, u, u.new_zeros(pairs.shape[1]) if v is None else v, row_lse, col_lse)
 
 
-def backward(
-    pairs: Pairs, ops: TorchTiles, kept: Tensor, budget: Budget, w: Weights, rows: Tensor | None, cols: Tensor | None
-) -> None:
-    """Pass 2: add ``W b`` into ``rows`` and ``W^T a`` into ``cols``, each where it is wanted (not None)."""
+def backward(pairs: Pairs, ops: TorchTiles, kept: Tensor, budget: Budget, w: Weights, products: Products) -> None:
+    """Pass 2: every tile's weights, given to ``products``."""
     workspace = Workspace(kept, pairs.shape, budget.side)
     for tile in tiles(*pairs.shape, budget.side, pairs.triangle):
         exponentials, out = workspace.find(tile)
@@ -121,12 +120,4 @@ def backward(
             tile_weights = exact.softmax_weights(pairs, tile, w, out)
         else:
             tile_weights = ops.softmax_weights(pairs, tile, w, exponentials, out)
-        accumulate(pairs, ops, tile, tile_weights, rows, cols)
-
-
-def accumulate(pairs: Pairs, ops: TorchTiles, tile: Tile, w: Tensor, rows: Tensor | None, cols: Tensor | None) -> None:
-    """The two products of one tile. A triangle's mirror image is its tile's transpose, except on the diagonal."""
-    if rows is not None:
-        ops.gemm.add_rows(rows[tile.rows], w, pairs.cols.x[tile.cols])
-    if cols is not None and not (pairs.triangle and tile.on_diagonal):
-        ops.gemm.add_cols(cols[tile.cols], w, pairs.rows.x[tile.rows])
+        products.add(tile, tile_weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,13 +56,13 @@ DENSE: dict[str, Loss] = {
 
 def fused(loss: str, backend: str, workspace_bytes: int) -> Loss:
     """The library's loss with one backend forced."""
-    call: Callable[..., Tensor] = {
+    calls: dict[str, Callable[..., Any]] = {
         "clip": clipfast.clip_loss,
         "info_nce": clipfast.info_nce_loss,
         "siglip": lambda a, b, s, **options: clipfast.siglip_loss(a, b, s, -10.0, **options),
         "nt_xent": lambda a, b, s, **options: clipfast.nt_xent_loss(a, b, 1 / s, normalize=False, **options),
-    }[loss]
-    return functools.partial(call, backend=backend, workspace_bytes=workspace_bytes)
+    }
+    return functools.partial(calls[loss], backend=backend, workspace_bytes=workspace_bytes)
 
 
 @dataclass
