@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from clipfast.pairs import Pairs
-from clipfast.tiling import SMALLEST_SIDE, Budget, Tile, strips, tiles
+from clipfast.tiling import SMALLEST_SIDE, Tile, strips, tiles
 
 if TYPE_CHECKING:
     from clipfast.softmax import Weights
+    from clipfast.sweep import Sweep
 
 
 ROWS_AT_ONCE = 256  # float64 temporaries of pass 2: 2 MiB each beside a tile 1024 wide
@@ -32,14 +33,15 @@ def _logits(pairs: Pairs, tile: Tile) -> Tensor:
     return z
 
 
-def forward(pairs: Pairs, budget: Budget) -> tuple[Tensor, Tensor]:
+def forward(sweep: Sweep) -> tuple[Tensor, Tensor]:
     """Each line's log-sum-exp and largest of its negatives, float64; -inf for a line without negatives."""
+    pairs = sweep.pairs
     best = pairs.row_factor.new_full((pairs.lines,), -torch.inf)
     total = torch.zeros_like(best)
     (row_best, col_best), (row_sum, col_sum) = pairs.split(best), pairs.split(total)
     assert row_best is not None
     assert row_sum is not None
-    side = max(SMALLEST_SIDE, budget.side // 2)  # float64 tiles and their temporaries within the same workspace
+    side = max(SMALLEST_SIDE, sweep.budget.side // 2)  # float64 tiles and their temporaries within the same workspace
     parts = [(t, not (pairs.triangle and t.on_diagonal)) for t in tiles(*pairs.shape, side, pairs.triangle)]
     for tile, mirrored in parts:
         z = _logits(pairs, tile)

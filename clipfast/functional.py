@@ -75,17 +75,20 @@ def clip_loss(
     scale = checks.number(logit_scale, image_features, "logit_scale")
     bias = None if logit_bias is None else checks.number(logit_bias, image_features, "logit_bias")
     name = choose(backend, image_features, text_features)
+    m = image_features.shape[0]
     if name == "reference":
         nll, state = _dense_clip(image_features, text_features, scale, targets, normalize, return_stats)
+        loss = _both_directions(nll, m, targets, reduction)
     else:
-        nll, state, *_ = ops.softmax_nll(
-            image_features, text_features, scale, targets, True, normalize, return_stats,
-            _needs_grad(image_features, text_features, scale), workspace_bytes, name,
-        )  # fmt: skip
-    loss = _both_directions(nll, image_features.shape[0], targets, reduction)
+        call = Softmax(image_features, text_features, scale, targets, True, normalize, workspace_bytes, name)
+        if reduction == "mean":
+            loss, state = call.mean(return_stats)
+        else:
+            nll, state = call.nll(return_stats)
+            loss = _both_directions(nll, m, targets, reduction)
     if bias is not None and bias.requires_grad:
         loss = loss + 0.0 * bias.to(loss.dtype)  # its gradient is 0, but it has one
-    return (loss, _stats(state, image_features.shape[0], targets, bias, loss.dtype)) if return_stats else loss
+    return (loss, _stats(state, m, targets, bias, loss.dtype)) if return_stats else loss
 
 
 def info_nce_loss(
@@ -119,10 +122,9 @@ def info_nce_loss(
     if name == "reference":
         match(targets, queries.shape[0], keys.shape[0], False, queries.device)
         nll = reference.cross_entropy(reference.logits(queries, keys, scale, normalize), targets)
-    else:
-        keep = _needs_grad(queries, keys, scale)
-        nll, *_ = ops.softmax_nll(queries, keys, scale, targets, False, normalize, False, keep, workspace_bytes, name)
-    return _reduce(nll, targets, reduction)
+        return _reduce(nll, targets, reduction)
+    call = Softmax(queries, keys, scale, targets, False, normalize, workspace_bytes, name)
+    return call.mean()[0] if reduction == "mean" else _reduce(call.nll()[0], targets, reduction)
 
 
 def nt_xent_loss(
@@ -152,13 +154,10 @@ def nt_xent_loss(
     views = torch.cat([z1, z2])
     name = choose(backend, views, views)
     if name == "reference":
-        nll = reference.nt_xent_nll(reference.logits(views, views, scale, normalize))
-    else:
-        n = z1.shape[0]
-        partner = torch.arange(2 * n, device=views.device).roll(n)
-        keep = _needs_grad(views, scale)
-        nll, *_ = ops.softmax_nll(views, None, scale, partner, False, normalize, False, keep, workspace_bytes, name)
-    return _reduce(nll, None, reduction)
+        return _reduce(reference.nt_xent_nll(reference.logits(views, views, scale, normalize)), None, reduction)
+    partner = torch.arange(views.shape[0], device=views.device).roll(z1.shape[0])
+    call = Softmax(views, None, scale, partner, False, normalize, workspace_bytes, name)
+    return call.mean()[0] if reduction == "mean" else _reduce(call.nll()[0], None, reduction)
 
 
 def siglip_loss(
@@ -197,8 +196,34 @@ def siglip_loss(
     return ops.sigmoid_mean(*inputs, normalize, *wants, workspace_bytes, name)[0]
 
 
-def _needs_grad(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+def _needs_grad(x: Tensor | None) -> bool:
+    return x is not None and x.requires_grad and torch.is_grad_enabled()
+
+
+class Softmax(NamedTuple):
+    """Arguments of the softmax operators, in their order."""
+
+    rows: Tensor
+    cols: Tensor | None
+    scale: Tensor
+    targets: Tensor | None
+    both: bool
+    normalize: bool
+    workspace_bytes: int
+    backend: str
+
+    def mean(self, stats: bool = False) -> tuple[Tensor, Tensor]:
+        """The mean over all lines, and their state."""
+        *inputs, workspace_bytes, backend = self
+        wants = [_needs_grad(x) for x in (self.rows, self.cols, self.scale)]
+        loss, _, _, _, state = ops.softmax_mean(*inputs, stats, *wants, workspace_bytes, backend)
+        return loss, state
+
+    def nll(self, stats: bool = False) -> tuple[Tensor, Tensor]:
+        """The loss of every line, and their state."""
+        *inputs, workspace_bytes, backend = self
+        keep = any(_needs_grad(x) for x in (self.rows, self.cols, self.scale))
+        return ops.softmax_nll(*inputs, stats, keep, workspace_bytes, backend)[:2]
 
 
 def _pairs(number: int, targets: Tensor | None) -> Tensor | int:

@@ -1,6 +1,8 @@
 """The losses as torch operators: schemas, shapes for tracing, autograd. What they compute is in softmax.py and sigmoid.py.
 
-Every operator takes features of one dtype, a 0-d ``scale`` tensor, and gives float32 (float64 for float64 features).
+``*_mean`` give the mean loss and, in the same call, the gradients that are wanted; their backward only scales them.
+``*_nll`` give the losses one by one, and ``*_nll_grad`` the gradients of any weighted sum of those. All take features of
+one dtype and a 0-d ``scale``, and give float32 (float64 for float64 features); an unwanted gradient is an empty tensor.
 """
 
 from __future__ import annotations
@@ -13,36 +15,27 @@ import torch
 from torch import Tensor
 
 from clipfast import sigmoid, softmax
-from clipfast.backends import tile_operations
-from clipfast.epilogue import finish, positive_logits
-from clipfast.pairs import compute_dtype, prepare
-from clipfast.products import Products, Wanted
+from clipfast.pairs import compute_dtype
+from clipfast.products import Wanted
+from clipfast.sweep import Sweep
 from clipfast.tiling import Budget
 
+_SOFTMAX = "Tensor rows, Tensor? cols, Tensor scale, Tensor? targets, bool both, bool normalize"
+_SIGMOID = "Tensor rows, Tensor cols, Tensor scale, Tensor bias, bool normalize"
+_WANTS = "bool want_rows, bool want_cols, bool want_scale"
+_END = "int workspace_bytes, str backend"
 _library = torch.library.Library("clipfast", "DEF")
-_library.define(
-    "softmax_nll(Tensor rows, Tensor? cols, Tensor scale, Tensor? targets, bool both, bool normalize, bool best, bool keep, "
-    "int workspace_bytes, str backend) -> (Tensor nll, Tensor state, Tensor shift, Tensor kept)"
-)
-_library.define(
-    "softmax_nll_grad(Tensor grad, Tensor rows, Tensor? cols, Tensor scale, Tensor? targets, Tensor nll, Tensor state, "
-    "Tensor shift, Tensor kept, bool both, bool normalize, bool want_rows, bool want_cols, bool want_scale, "
-    "int workspace_bytes, str backend) "
-    "-> (Tensor, Tensor, Tensor)"
-)
-_library.define(
-    "sigmoid_nll(Tensor rows, Tensor cols, Tensor scale, Tensor bias, bool normalize, int workspace_bytes, str backend) "
-    "-> Tensor"
-)
-_library.define(
-    "sigmoid_nll_grad(Tensor? row_grad, Tensor rows, Tensor cols, Tensor scale, Tensor bias, bool normalize, bool want_rows, "
-    "bool want_cols, bool want_scale, bool want_bias, int workspace_bytes, str backend) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
-_library.define(
-    "sigmoid_mean(Tensor rows, Tensor cols, Tensor scale, Tensor bias, bool normalize, bool want_rows, bool want_cols, "
-    "bool want_scale, bool want_bias, int workspace_bytes, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
+for _schema in (
+    f"softmax_mean({_SOFTMAX}, bool best, {_WANTS}, {_END}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"softmax_nll({_SOFTMAX}, bool best, bool keep, {_END}) -> (Tensor nll, Tensor state, Tensor shift, Tensor kept)",
+    f"softmax_nll_grad(Tensor grad, {_SOFTMAX}, Tensor nll, Tensor state, Tensor shift, Tensor kept, {_WANTS}, {_END}) "
+    "-> (Tensor, Tensor, Tensor)",
+    f"sigmoid_mean({_SIGMOID}, {_WANTS}, bool want_bias, {_END}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"sigmoid_nll({_SIGMOID}, {_END}) -> Tensor",
+    f"sigmoid_nll_grad(Tensor grad, {_SIGMOID}, {_WANTS}, bool want_bias, {_END}) -> (Tensor, Tensor, Tensor, Tensor)",
+    "scaled(Tensor gradient, Tensor grad, Tensor like) -> Tensor",
+):
+    _library.define(_schema)
 ops = torch.ops.clipfast
 
 
@@ -52,7 +45,7 @@ def _kernel(name: str) -> Callable[[Callable], Callable]:
     def register(function: Callable) -> Callable:
         @functools.wraps(function)
         def run(*args: Any) -> Any:
-            device = args[0].device.type if isinstance(args[0], Tensor) else "cpu"
+            device = args[0].device.type
             with torch.no_grad():
                 if not torch.is_autocast_enabled(device):
                     return function(*args)
@@ -65,86 +58,95 @@ def _kernel(name: str) -> Callable[[Callable], Callable]:
     return register
 
 
-def _out(like: Tensor, gradient: Tensor | None) -> Tensor:
-    """An operator cannot give None: an unwanted gradient is an empty tensor."""
-    return like.new_empty(0) if gradient is None else gradient.to(like.dtype)
+def _out(*gradients: tuple[Tensor, Tensor | None]) -> tuple[Tensor, ...]:
+    return tuple(like.new_empty(0) if g is None else g.to(like.dtype) for like, g in gradients)
+
+
+def _state(lines: softmax.Lines) -> Tensor:
+    return torch.stack([lines.lse, lines.positive, lines.lse if lines.best is None else lines.best])
+
+
+@_kernel("softmax_mean")
+def _softmax_mean(
+    rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, want_scale, workspace_bytes, backend
+):
+    sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend)
+    wanted = Wanted(want_rows, want_cols, want_scale)
+    kept = sweep.kept(wanted.any)
+    lines = softmax.forward(sweep, kept, best)
+    unpaired = sweep.pairs.unpaired_lines()
+    count = lines.nll.numel() - (0 if unpaired is None else int(unpaired.sum()))
+    loss = (lines.nll.sum() / count).to(sweep.pairs.dtype)
+    if not wanted.any:
+        return loss, *_out((rows, None), (rows, None), (scale, None)), _state(lines)
+    share = torch.full_like(lines.nll, 1 / count)
+    g = softmax.backward(sweep, wanted, share, lines.nll, lines.lse, lines.shift, kept, consume=True)
+    return loss, *_out((rows, g.rows), (rows, g.cols), (scale, g.scale)), _state(lines)
 
 
 @_kernel("softmax_nll")
 def _softmax_nll(rows, cols, scale, targets, both, normalize, best, keep, workspace_bytes, backend):
-    tiles = tile_operations(backend)
-    pairs = prepare(rows, cols, scale, targets, both, normalize, tiles)
-    budget = Budget(workspace_bytes, pairs.dtype.itemsize)
-    kept = pairs.rows.x.new_empty(budget.kept_elements(*pairs.shape, rows.shape[1]) if keep else 0)
-    shift, negatives, largest = softmax.forward(pairs, tiles, kept, budget, best)
-    positive = pairs.to_lines(positive_logits(pairs, tiles))
-    nll = torch.logaddexp(negatives - positive, torch.zeros_like(positive))  # F.softplus is linear above its threshold
-    lse = positive + nll
-    unpaired = pairs.unpaired_lines()
-    if unpaired is not None:
-        nll, positive, lse = (
-            nll.masked_fill(unpaired, 0.0),
-            positive.masked_fill(unpaired, 0.0),
-            lse.where(~unpaired, negatives),
-        )
-    state = torch.stack([lse, positive, lse if largest is None else largest])
-    return nll.to(pairs.dtype), state, lse.new_full((), shift), kept
+    sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend)
+    kept = sweep.kept(keep)
+    lines = softmax.forward(sweep, kept, best)
+    return lines.nll.to(sweep.pairs.dtype), _state(lines), lines.nll.new_full((), lines.shift), kept
 
 
 @_kernel("softmax_nll_grad")
 def _softmax_nll_grad(
-    grad, rows, cols, scale, targets, nll, state, shift, kept, both, normalize, want_rows, want_cols, want_scale,
+    grad, rows, cols, scale, targets, both, normalize, nll, state, shift, kept, want_rows, want_cols, want_scale,
     workspace_bytes, backend,
 ):  # fmt: skip
-    tiles = tile_operations(backend)
-    pairs = prepare(rows, cols, scale, targets, both, normalize, tiles)
-    share, unpaired = grad.double(), pairs.unpaired_lines()
-    if unpaired is not None:
-        share = share.masked_fill(unpaired, 0.0)
-    pull = pairs.sum_of_lines(share * -torch.expm1(-nll.double()))  # 1 - p from -log p, without cancellation
-    alpha = float(share.abs().max()) or 1.0  # the weights stay within [0, 2] whatever gradient comes from above
-    products = Products(pairs, tiles.gemm, Wanted(want_rows, want_cols, want_scale))
-    budget = Budget(workspace_bytes, pairs.dtype.itemsize)
-    w = softmax.weights(pairs, float(shift), state[0], share / alpha)
-    softmax.backward(pairs, tiles, kept, budget, w, products)
-    gradients = finish(pairs, tiles, products, pull, alpha)
-    return _out(rows, gradients.rows), _out(rows, gradients.cols), _out(scale, gradients.scale)
-
-
-@_kernel("sigmoid_nll")
-def _sigmoid_nll(rows, cols, scale, bias, normalize, workspace_bytes, backend):
-    return _sigmoid(rows, cols, scale, bias, normalize, None, Wanted(False, False, False), workspace_bytes, backend)[0]
-
-
-@_kernel("sigmoid_nll_grad")
-def _sigmoid_nll_grad(
-    row_grad, rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend
-):
-    wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
-    return _sigmoid(rows, cols, scale, bias, normalize, row_grad, wanted, workspace_bytes, backend)
+    sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend)
+    wanted = Wanted(want_rows, want_cols, want_scale)
+    g = softmax.backward(sweep, wanted, grad.double().contiguous(), nll.double(), state[0], float(shift), kept, consume=False)
+    return _out((rows, g.rows), (rows, g.cols), (scale, g.scale))
 
 
 @_kernel("sigmoid_mean")
 def _sigmoid_mean(rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
-    wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
-    rows, cols = rows.to(compute_dtype(rows.dtype)), cols.to(compute_dtype(rows.dtype))  # unrounded: they are yet to be scaled
     share = rows.new_full((rows.shape[0],), 1 / rows.shape[0], dtype=torch.float64)
-    loss, *gradients = _sigmoid(rows, cols, scale, bias, normalize, share, wanted, workspace_bytes, backend)
-    return loss.mean(), *gradients
+    wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
+    loss, gradients = _sigmoid(share, rows, cols, scale, bias, normalize, wanted, workspace_bytes, backend)
+    return loss.mean().to(compute_dtype(rows.dtype)), *gradients
 
 
-def _sigmoid(rows, cols, scale, bias, normalize, row_weight, wanted, workspace_bytes, backend):
-    tiles = tile_operations(backend)
-    pairs = prepare(rows, cols, scale, None, True, normalize, tiles)
-    budget = Budget(workspace_bytes, pairs.rows.x.element_size())
-    loss, gradients, bias_grad = sigmoid.sweep(pairs, tiles, budget, float(bias), row_weight, wanted)
-    return (
-        loss.to(pairs.dtype),
-        _out(rows, gradients.rows),
-        _out(rows, gradients.cols),
-        _out(scale, gradients.scale),
-        _out(bias, bias_grad if wanted.bias else None),
-    )
+@_kernel("sigmoid_nll")
+def _sigmoid_nll(rows, cols, scale, bias, normalize, workspace_bytes, backend):
+    nothing = Wanted(False, False, False)
+    loss, _ = _sigmoid(None, rows, cols, scale, bias, normalize, nothing, workspace_bytes, backend)
+    return loss.to(compute_dtype(rows.dtype))
+
+
+@_kernel("sigmoid_nll_grad")
+def _sigmoid_nll_grad(
+    grad, rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend
+):
+    wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
+    return _sigmoid(grad, rows, cols, scale, bias, normalize, wanted, workspace_bytes, backend)[1]
+
+
+def _sigmoid(row_weight, rows, cols, scale, bias, normalize, wanted, workspace_bytes, backend):
+    sweep = Sweep.over(rows, cols, scale, None, True, normalize, workspace_bytes, backend)
+    loss, g, bias_grad = sigmoid.run(sweep, float(bias), row_weight, wanted)
+    return loss, _out((rows, g.rows), (rows, g.cols), (scale, g.scale), (bias, bias_grad if wanted.bias else None))
+
+
+@_kernel("scaled")
+def _scaled(gradient, grad, like):
+    return gradient * grad.to(gradient.dtype)
+
+
+def _fakes(*wants: tuple[Tensor, bool]) -> list[Tensor]:
+    return [like.new_empty(like.shape) if wanted else like.new_empty(0) for like, wanted in wants]
+
+
+@torch.library.register_fake("clipfast::softmax_mean")
+def _(rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, want_scale, workspace_bytes, backend):
+    other = rows if cols is None else cols
+    lines = rows.shape[0] + other.shape[0] if both else rows.shape[0]
+    gradients = _fakes((rows, want_rows), (other, want_cols), (scale, want_scale))
+    return rows.new_empty((), dtype=compute_dtype(rows.dtype)), *gradients, rows.new_empty(3, lines, dtype=torch.float64)
 
 
 @torch.library.register_fake("clipfast::softmax_nll")
@@ -159,10 +161,16 @@ def _(rows, cols, scale, targets, both, normalize, best, keep, workspace_bytes, 
 
 @torch.library.register_fake("clipfast::softmax_nll_grad")
 def _(
-    grad, rows, cols, scale, targets, nll, state, shift, kept, both, normalize, want_rows, want_cols, want_scale,
+    grad, rows, cols, scale, targets, both, normalize, nll, state, shift, kept, want_rows, want_cols, want_scale,
     workspace_bytes, backend,
 ):  # fmt: skip
-    return _fake(rows, want_rows), _fake(rows if cols is None else cols, want_cols), _fake(scale, want_scale)
+    return tuple(_fakes((rows, want_rows), (rows if cols is None else cols, want_cols), (scale, want_scale)))
+
+
+@torch.library.register_fake("clipfast::sigmoid_mean")
+def _(rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
+    loss = rows.new_empty((), dtype=compute_dtype(rows.dtype))
+    return loss, *_fakes((rows, want_rows), (cols, want_cols), (scale, want_scale), (bias, want_bias))
 
 
 @torch.library.register_fake("clipfast::sigmoid_nll")
@@ -171,20 +179,21 @@ def _(rows, cols, scale, bias, normalize, workspace_bytes, backend):
 
 
 @torch.library.register_fake("clipfast::sigmoid_nll_grad")
-def _(row_grad, rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
-    loss = rows.new_empty(rows.shape[0], dtype=compute_dtype(rows.dtype))
-    return loss, _fake(rows, want_rows), _fake(cols, want_cols), _fake(scale, want_scale), _fake(bias, want_bias)
+def _(grad, rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
+    return tuple(_fakes((rows, want_rows), (cols, want_cols), (scale, want_scale), (bias, want_bias)))
 
 
-@torch.library.register_fake("clipfast::sigmoid_mean")
-def _(rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
-    wide = functools.partial(torch.empty_like, dtype=compute_dtype(rows.dtype))
-    given = _fake(wide(rows), want_rows), _fake(wide(cols), want_cols), _fake(scale, want_scale), _fake(bias, want_bias)
-    return rows.new_empty((), dtype=compute_dtype(rows.dtype)), *given
+@torch.library.register_fake("clipfast::scaled")
+def _(gradient, grad, like):
+    return torch.empty_like(gradient)
 
 
-def _fake(like: Tensor, wanted: bool) -> Tensor:
-    return like.new_empty(like.shape) if wanted else like.new_empty(0)
+def _save(ctx, inputs: tuple, tensors: int, output: tuple[Tensor, ...]) -> None:
+    """For ``*_nll``: the first inputs and what the forward pass leaves, all for the operator that ends in ``_grad``."""
+    ctx.save_for_backward(*inputs[:tensors], *output)
+    ctx.options = inputs[tensors:]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
 
 
 def _given(wants, gradients, likes) -> list[Tensor | None]:
@@ -192,52 +201,55 @@ def _given(wants, gradients, likes) -> list[Tensor | None]:
 
 
 def _softmax_setup(ctx, inputs, output) -> None:
-    rows, cols, scale, targets, both, normalize, _, _, workspace_bytes, backend = inputs
-    ctx.save_for_backward(rows, cols, scale, targets, *output)
-    ctx.options = both, normalize, workspace_bytes, backend
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
+    _save(ctx, inputs, 4, output)
 
 
 def _softmax_backward(ctx, grad, *_):
     if grad is None:
         return (None,) * 10
-    saved = ctx.saved_tensors
-    both, normalize, workspace_bytes, backend = ctx.options
-    wants = ctx.needs_input_grad[:3]
-    gradients = ops.softmax_nll_grad(grad, *saved, both, normalize, *wants, workspace_bytes, backend)
+    saved, wants = ctx.saved_tensors, ctx.needs_input_grad[:3]
+    both, normalize, _, _, *end = ctx.options
+    gradients = ops.softmax_nll_grad(grad, *saved[:4], both, normalize, *saved[4:], *wants, *end)
     return *_given(wants, gradients, saved), *[None] * 7
 
 
 def _sigmoid_setup(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.options = inputs[4:]
+    _save(ctx, inputs, 4, (output,))
 
 
-def _sigmoid_backward(ctx, row_grad):
-    normalize, workspace_bytes, backend = ctx.options
-    wants = ctx.needs_input_grad[:4]
-    _, *gradients = ops.sigmoid_nll_grad(row_grad, *ctx.saved_tensors, normalize, *wants, workspace_bytes, backend)
-    return *_given(wants, gradients, ctx.saved_tensors), *[None] * 3
+def _sigmoid_backward(ctx, grad):
+    if grad is None:
+        return (None,) * 7
+    saved, wants = ctx.saved_tensors[:4], ctx.needs_input_grad[:4]
+    normalize, *end = ctx.options
+    gradients = ops.sigmoid_nll_grad(grad, *saved, normalize, *wants, *end)
+    return *_given(wants, gradients, saved), *[None] * 3
 
 
-def _mean_setup(ctx, inputs, output) -> None:
-    _, *gradients = output
-    ctx.save_for_backward(*gradients)
-    ctx.like = [(x.shape, x.dtype) for x in inputs[:4]]
-    ctx.mark_non_differentiable(*gradients)
+def _mean_setup(ctx, inputs, output, places: int) -> None:
+    """``places``: how many of the first inputs have gradients; those follow the loss in the same order."""
+    ctx.places, ctx.arguments = places, len(inputs)
+    ctx.save_for_backward(*output[1 : 1 + places], *inputs[:places])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _mean_backward(ctx, grad, *_):
+    given: list[Tensor | None] = [None] * ctx.arguments
     if grad is None:
-        return (None,) * 11
-    wants = ctx.needs_input_grad[:4]
-    given = [
-        (g * grad.to(g.dtype)).to(dtype).view(shape) if w else None
-        for w, g, (shape, dtype) in zip(wants, ctx.saved_tensors, ctx.like, strict=True)
-    ]
-    return *given, *[None] * 7
+        return tuple(given)
+    gradients, likes = ctx.saved_tensors[: ctx.places], ctx.saved_tensors[ctx.places :]
+    for place, (gradient, like) in enumerate(zip(gradients, likes, strict=True)):
+        if ctx.needs_input_grad[place]:
+            given[place] = _scale(gradient.view(like.shape), grad, like)
+    return tuple(given)
+
+
+def _scale(gradient: Tensor, grad: Tensor, like: Tensor) -> Tensor:
+    """``grad * gradient``; the same memory where that is no change and a plain tensor on the CPU shows it."""
+    if not torch.is_grad_enabled() and type(grad) is Tensor and grad.device.type == "cpu" and float(grad) == 1.0:
+        return gradient
+    return ops.scaled(gradient, grad, like)  # an operator, so that a second derivative is an error and not a silent zero
 
 
 def _no_second_derivative(ctx, *_):
@@ -247,8 +259,13 @@ def _no_second_derivative(ctx, *_):
     )
 
 
-torch.library.register_autograd("clipfast::softmax_nll", _softmax_backward, setup_context=_softmax_setup)
-torch.library.register_autograd("clipfast::sigmoid_nll", _sigmoid_backward, setup_context=_sigmoid_setup)
-torch.library.register_autograd("clipfast::sigmoid_mean", _mean_backward, setup_context=_mean_setup)
-for _name in ("softmax_nll_grad", "sigmoid_nll_grad"):
-    torch.library.register_autograd(f"clipfast::{_name}", _no_second_derivative)
+def _register(name: str, backward: Callable, setup: Callable | None = None) -> None:
+    torch.library.register_autograd(f"clipfast::{name}", backward, setup_context=setup)
+
+
+_register("softmax_nll", _softmax_backward, _softmax_setup)
+_register("sigmoid_nll", _sigmoid_backward, _sigmoid_setup)
+_register("softmax_mean", _mean_backward, lambda ctx, inputs, output: _mean_setup(ctx, inputs, output, places=3))
+_register("sigmoid_mean", _mean_backward, lambda ctx, inputs, output: _mean_setup(ctx, inputs, output, places=4))
+for _name in ("softmax_nll_grad", "sigmoid_nll_grad", "scaled"):
+    _register(_name, _no_second_derivative)

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from clipfast import exact
+from clipfast.epilogue import Gradients, finish, positive_logits
 from clipfast.pairs import Pairs
-from clipfast.tiling import Budget, Tile, Workspace, tiles
+from clipfast.products import Products, Wanted
+from clipfast.tiling import Tile
 
 if TYPE_CHECKING:
-    from clipfast.backends.torch_tiles import TorchTiles
-    from clipfast.products import Products
+    from clipfast.sweep import Sweep
 
 EXACT = math.inf  # in place of a shift: the sums came from the exact path, and no tile was kept
 
@@ -61,17 +62,22 @@ class Weights:
 
 
 class Lines(NamedTuple):
-    """What pass 1 leaves of each line: log-sum-exp and largest of its negatives, as natural logarithms, float64."""
+    """What pass 1 tells of each line (L,), float64: its loss, log-sum-exp, positive logit and largest negative.
+
+    A line without a positive has loss and positive 0. ``best`` is None where it was not asked for.
+    """
 
     shift: float
-    negatives: Tensor
+    nll: Tensor
+    lse: Tensor
+    positive: Tensor
     best: Tensor | None
 
 
 def choose_shift(pairs: Pairs) -> float:
     """The smallest shift, in whole base-2 steps, under which no sum of ``cols`` exponentials overflows."""
     bound = pairs.bound
-    if math.isnan(bound):
+    if not math.isfinite(bound):
         return math.nan
     headroom = math.log(torch.finfo(pairs.dtype).max) - 2 - math.log(max(pairs.shape))
     return math.log(2) * max(0, math.ceil((bound - headroom) / math.log(2)))
@@ -84,22 +90,59 @@ def _underflow(pairs: Pairs, shift: float, sums: Tensor) -> bool:
     return -pairs.bound - shift < math.log(smallest) and bool((sums < smallest).any())
 
 
-def forward(pairs: Pairs, ops: TorchTiles, kept: Tensor, budget: Budget, best: bool) -> Lines:
+def forward(sweep: Sweep, kept: Tensor, best: bool) -> Lines:
     """Pass 1. ``kept`` receives the exponential tiles that fit; ``best`` asks for the largest negatives."""
-    shift = choose_shift(pairs)
+    pairs = sweep.pairs
+    shift, negatives, largest = _negatives(sweep, kept, best)
+    positive = pairs.to_lines(positive_logits(pairs, sweep.ops))
+    nll = torch.logaddexp(negatives - positive, torch.zeros_like(positive))  # F.softplus is linear above its threshold
+    lse = positive + nll
+    unpaired = pairs.unpaired_lines()
+    if unpaired is not None:
+        nll, positive, lse = (
+            nll.masked_fill(unpaired, 0.0),
+            positive.masked_fill(unpaired, 0.0),
+            lse.where(~unpaired, negatives),
+        )
+    return Lines(shift, nll, lse, positive, largest)
+
+
+def _negatives(sweep: Sweep, kept: Tensor, best: bool) -> tuple[float, Tensor, Tensor | None]:
+    """The shift, and each line's log-sum-exp and largest of its negatives."""
+    pairs, shift = sweep.pairs, choose_shift(sweep.pairs)
     total = pairs.row_factor.new_zeros(pairs.lines)
     top = pairs.rows.x.new_zeros(pairs.lines) if best else None
     sums = Sums.of(pairs, total, top)
-    workspace = Workspace(kept, pairs.shape, budget.side)
-    for tile in tiles(*pairs.shape, budget.side, pairs.triangle):
-        ops.exp_sums(pairs, tile, shift, sums, workspace.place(tile))
+    workspace = sweep.workspace(kept)
+    for tile in sweep.tiles():
+        sweep.ops.exp_sums(pairs, tile, shift, sums, workspace.place(tile))
     if _underflow(pairs, shift, total):
-        return Lines(EXACT, *exact.forward(pairs, budget))
-    return Lines(shift, total.log_().add_(shift), None if top is None else top.double().log_().add_(shift))
+        return EXACT, *exact.forward(sweep)
+    return shift, total.log_().add_(shift), None if top is None else top.double().log_().add_(shift)
 
 
-def weights(pairs: Pairs, shift: float, lse: Tensor, share: Tensor) -> Weights:
-    """``u_i = share_i exp(shift - lse_i)`` and ``v_j`` likewise; shares are the upstream gradients, 0 where unpaired."""
+def backward(
+    sweep: Sweep, wanted: Wanted, share: Tensor, nll: Tensor, lse: Tensor, shift: float, kept: Tensor, consume: bool
+) -> Gradients:
+    """Pass 2: gradients of the lines' losses weighted by ``share`` (L,). ``consume``: it may write over ``kept``."""
+    pairs, unpaired = sweep.pairs, sweep.pairs.unpaired_lines()
+    if unpaired is not None:
+        share = share.masked_fill(unpaired, 0.0)
+    pull = pairs.sum_of_lines(share * -torch.expm1(-nll))  # 1 - p from -log p, without cancellation
+    alpha = float(share.abs().max()) or 1.0  # the weights stay within [0, 2] whatever gradient comes from above
+    w = _weights(pairs, shift, lse, share / alpha)
+    products, workspace = Products(pairs, sweep.ops.gemm, wanted), sweep.workspace(kept, consume)
+    for tile in sweep.tiles():
+        exponentials, out = workspace.find(tile)
+        if shift == EXACT:
+            products.add(tile, exact.softmax_weights(pairs, tile, w, out))
+        else:
+            products.add(tile, sweep.ops.softmax_weights(pairs, tile, w, exponentials, out))
+    return finish(pairs, sweep.ops, products, pull, alpha)
+
+
+def _weights(pairs: Pairs, shift: float, lse: Tensor, share: Tensor) -> Weights:
+    """``u_i = share_i exp(shift - lse_i)`` and ``v_j`` likewise."""
     if shift == EXACT:
         (u, v), (row_lse, col_lse) = pairs.split(share), pairs.split(lse.masked_fill(share == 0, torch.inf))
     else:
@@ -109,15 +152,3 @@ def weights(pairs: Pairs, shift: float, lse: Tensor, share: Tensor) -> Weights:
         row_lse = col_lse = None
     assert u is not None
     return Weights(shift, u, u.new_zeros(pairs.shape[1]) if v is None else v, row_lse, col_lse)
-
-
-def backward(pairs: Pairs, ops: TorchTiles, kept: Tensor, budget: Budget, w: Weights, products: Products) -> None:
-    """Pass 2: every tile's weights, given to ``products``."""
-    workspace = Workspace(kept, pairs.shape, budget.side)
-    for tile in tiles(*pairs.shape, budget.side, pairs.triangle):
-        exponentials, out = workspace.find(tile)
-        if w.shift == EXACT:
-            tile_weights = exact.softmax_weights(pairs, tile, w, out)
-        else:
-            tile_weights = ops.softmax_weights(pairs, tile, w, exponentials, out)
-        products.add(tile, tile_weights)

@@ -85,10 +85,14 @@ class Budget:
 
 
 class Workspace:
-    """Memory for the tiles of one pass, in order: ``kept`` while it has room, then the one scratch tile."""
+    """Memory for the tiles of one pass, in order: ``kept`` while it has room, then the one scratch tile.
 
-    def __init__(self, kept: Tensor, shape: tuple[int, int], side: int) -> None:
+    ``consume`` lets pass 2 write over the tiles that pass 1 kept.
+    """
+
+    def __init__(self, kept: Tensor, shape: tuple[int, int], side: int, consume: bool = False) -> None:
         self.kept = kept
+        self.consume = consume
         self.largest = math.prod(max(b - a for a, b in strips(length, side)) for length in shape)
         self.used = 0
         self._scratch: Tensor | None = None
@@ -100,7 +104,8 @@ class Workspace:
 
     def find(self, tile: Tile) -> tuple[Tensor | None, Tensor]:
         """Pass 2: the tile that pass 1 kept, if it did, and memory to write."""
-        return self._slot(tile), self.scratch(tile)
+        slot = self._slot(tile)
+        return slot, slot if slot is not None and self.consume else self.scratch(tile)
 
     def scratch(self, tile: Tile) -> Tensor:
         if self._scratch is None:

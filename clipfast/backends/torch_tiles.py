@@ -35,8 +35,8 @@ class TorchTiles:
 
     def softmax_weights(self, pairs: Pairs, tile: Tile, weights: Weights, kept: Tensor | None, out: Tensor) -> Tensor:
         if kept is not None:
-            torch.add(weights.rows[tile.rows].unsqueeze(1), weights.cols[tile.cols], out=out)
-            return _times_norms(out.mul_(kept), pairs, tile)
+            sums = weights.rows[tile.rows].unsqueeze(1) + weights.cols[tile.cols]
+            return _times_norms(torch.mul(kept, sums, out=out), pairs, tile)
         e = self._logits(pairs, tile, out, -weights.shift).exp_()
         _clear(e, pairs, tile)
         return _times_norms(e.mul_(weights.rows[tile.rows].unsqueeze(1) + weights.cols[tile.cols]), pairs, tile)

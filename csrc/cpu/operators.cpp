@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <torch/headeronly/util/Exception.h>
+
 #include <algorithm>
 #include <optional>
 #include <vector>
@@ -30,12 +32,15 @@ const Loops& best_loops() {
 
 const Loops* active = &best_loops();
 
+// Every tensor that comes here is dense; a view that is not would be read out of bounds.
 template <class T>
 const T* data(const Tensor& t) {
+  STD_TORCH_CHECK(t.is_contiguous(), "clipfast_cpu: a tensor is not contiguous");
   return static_cast<const T*>(t.const_data_ptr());
 }
 template <class T>
 T* out(const Tensor& t) {
+  STD_TORCH_CHECK(t.is_contiguous(), "clipfast_cpu: a tensor is not contiguous");
   return static_cast<T*>(t.mutable_data_ptr());
 }
 template <class T>

@@ -1,0 +1,46 @@
+"""One sweep: the pairs of a call, the backend that runs its tiles, and the memory that they may take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from clipfast.backends import tile_operations
+from clipfast.pairs import Pairs, prepare
+from clipfast.tiling import Budget, Tile, Workspace, tiles
+
+if TYPE_CHECKING:
+    from clipfast.backends.torch_tiles import TorchTiles
+
+
+@dataclass
+class Sweep:
+    """What both passes share; ``ops`` are the backend's tile operations."""
+
+    pairs: Pairs
+    ops: TorchTiles
+    budget: Budget
+
+    @classmethod
+    def over(
+        cls, rows: Tensor, cols: Tensor | None, scale: Tensor, targets: Tensor | None, both: bool, normalize: bool,
+        workspace_bytes: int, backend: str,
+    ) -> Sweep:  # fmt: skip
+        """The pairs of ``rows`` with ``cols`` (None: with themselves), on ``backend``."""
+        ops = tile_operations(backend)
+        pairs = prepare(rows, cols, scale, targets, both, normalize, ops)
+        return cls(pairs, ops, Budget(workspace_bytes, pairs.dtype.itemsize))
+
+    def tiles(self) -> Iterator[Tile]:
+        return tiles(*self.pairs.shape, self.budget.side, self.pairs.triangle)
+
+    def kept(self, wanted: bool) -> Tensor:
+        """Uninitialised memory for the tiles that stay between the passes; empty where no second pass follows."""
+        width = self.pairs.rows.x.shape[1]
+        return self.pairs.rows.x.new_empty(self.budget.kept_elements(*self.pairs.shape, width) if wanted else 0)
+
+    def workspace(self, kept: Tensor, consume: bool = False) -> Workspace:
+        return Workspace(kept, self.pairs.shape, self.budget.side, consume)
