@@ -115,7 +115,7 @@ def _negatives(sweep: Sweep, kept: Tensor, best: bool) -> tuple[float, Tensor, T
     sums = Sums.of(pairs, total, top)
     workspace = sweep.workspace(kept)
     for tile in sweep.tiles():
-        sweep.ops.exp_sums(pairs, tile, shift, sums, workspace.place(tile))
+        sweep.ops.exp_sums(pairs, tile, shift, sums, *workspace.place(tile))
     if _underflow(pairs, shift, total):
         return EXACT, *exact.forward(sweep)
     return shift, total.log_().add_(shift), None if top is None else top.double().log_().add_(shift)

@@ -97,10 +97,10 @@ class Workspace:
         self.used = 0
         self._scratch: Tensor | None = None
 
-    def place(self, tile: Tile) -> Tensor:
-        """Pass 1: where the tile goes, kept if it fits."""
+    def place(self, tile: Tile) -> tuple[Tensor, bool]:
+        """Pass 1: memory for the tile, and whether its exponentials must be left there for pass 2."""
         slot = self._slot(tile)
-        return self.scratch(tile) if slot is None else slot
+        return (self.scratch(tile), False) if slot is None else (slot, True)
 
     def find(self, tile: Tile) -> tuple[Tensor | None, Tensor]:
         """Pass 2: the tile that pass 1 kept, if it did, and memory to write."""

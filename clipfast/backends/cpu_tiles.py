@@ -22,12 +22,12 @@ class CpuTiles(TorchTiles):
     name = "cpu"
 
     def __init__(self) -> None:
-        self.gemm, _ = cpu_gemm()  # type: ignore[assignment]
+        self.gemm, _ = cpu_gemm()
 
-    def exp_sums(self, pairs: Pairs, tile: Tile, shift: float, sums: Sums, out: Tensor) -> None:
-        cols = sums.wants_cols(tile)
+    def exp_sums(self, pairs: Pairs, tile: Tile, shift: float, sums: Sums, out: Tensor, keep: bool) -> None:
+        cols, scores = sums.wants_cols(tile), self.scores(pairs, tile, out)
         _ops.exp_sums(
-            self.scores(pairs, tile, out), out, tile.row0, tile.col0, pairs.row_factor, pairs.col_factor, pairs.excluded,
+            scores, out if keep else scores, tile.row0, tile.col0, pairs.row_factor, pairs.col_factor, pairs.excluded,
             _log2(shift), sums.row_sum, sums.col_sum if cols else None, sums.row_best, sums.col_best if cols else None,
         )  # fmt: skip
 

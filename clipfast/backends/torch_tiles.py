@@ -22,7 +22,7 @@ class TorchTiles:
     def scores(self, pairs: Pairs, tile: Tile, out: Tensor) -> Tensor:
         return self.gemm.scores(pairs.rows.x[tile.rows], pairs.cols.x[tile.cols], out)
 
-    def exp_sums(self, pairs: Pairs, tile: Tile, shift: float, sums: Sums, out: Tensor) -> None:
+    def exp_sums(self, pairs: Pairs, tile: Tile, shift: float, sums: Sums, out: Tensor, keep: bool) -> None:
         e = self._logits(pairs, tile, out, -shift).exp_()
         _clear(e, pairs, tile)
         sums.row_sum[tile.rows] += e.sum(1)
