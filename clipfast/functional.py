@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clipfast import checks, reference
-from clipfast.backends import choose
+from clipfast.backends import requested
 from clipfast.ops import ops
 from clipfast.pairs import IGNORE_INDEX, match
 from clipfast.tiling import DEFAULT_WORKSPACE_BYTES
@@ -74,7 +74,7 @@ def clip_loss(
         checks.same_number(image_features, text_features, IMAGES_AND_TEXTS, advice)
     scale = checks.number(logit_scale, image_features, "logit_scale")
     bias = None if logit_bias is None else checks.number(logit_bias, image_features, "logit_bias")
-    name = choose(backend, image_features, text_features)
+    name = requested(backend, image_features, text_features)
     m = image_features.shape[0]
     if name == "reference":
         nll, state = _dense_clip(image_features, text_features, scale, targets, normalize, return_stats)
@@ -118,7 +118,7 @@ def info_nce_loss(
             f"{queries.shape[0]} queries, but only {keys.shape[0]} keys; pass targets (M,) int64, each query's key"
         )
     scale = checks.number(logit_scale, queries, "logit_scale")
-    name = choose(backend, queries, keys)
+    name = requested(backend, queries, keys)
     if name == "reference":
         match(targets, queries.shape[0], keys.shape[0], False, queries.device)
         nll = reference.cross_entropy(reference.logits(queries, keys, scale, normalize), targets)
@@ -152,7 +152,7 @@ def nt_xent_loss(
     checks.same_number(z1, z2, names, "each sample needs its two views")
     scale = checks.number(temperature, z1, "temperature").reciprocal()
     views = torch.cat([z1, z2])
-    name = choose(backend, views, views)
+    name = requested(backend, views, views)
     if name == "reference":
         return _reduce(reference.nt_xent_nll(reference.logits(views, views, scale, normalize)), None, reduction)
     partner = torch.arange(views.shape[0], device=views.device).roll(z1.shape[0])
@@ -185,7 +185,7 @@ def siglip_loss(
     checks.same_number(image_features, text_features, IMAGES_AND_TEXTS, "the sigmoid loss takes them in pairs")
     scale = checks.number(logit_scale, image_features, "logit_scale")
     bias = checks.number(logit_bias, image_features, "logit_bias")
-    name = choose(backend, image_features, text_features)
+    name = requested(backend, image_features, text_features)
     if name == "reference":
         nll = reference.siglip_nll(reference.logits(image_features, text_features, scale, normalize) + bias)
         return _reduce(nll, None, reduction)

@@ -58,6 +58,11 @@ def _kernel(name: str) -> Callable[[Callable], Callable]:
     return register
 
 
+def _wide(x: Tensor | None) -> Tensor | None:
+    """Features as computed with: what ``*_mean`` keep is rounded once, after the gradient from above has scaled it."""
+    return None if x is None else x.to(compute_dtype(x.dtype))
+
+
 def _out(*gradients: tuple[Tensor, Tensor | None]) -> tuple[Tensor, ...]:
     return tuple(like.new_empty(0) if g is None else g.to(like.dtype) for like, g in gradients)
 
@@ -70,6 +75,7 @@ def _state(lines: softmax.Lines) -> Tensor:
 def _softmax_mean(
     rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, want_scale, workspace_bytes, backend
 ):
+    rows, cols = _wide(rows), _wide(cols)
     sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend)
     wanted = Wanted(want_rows, want_cols, want_scale)
     kept = sweep.kept(wanted.any)
@@ -105,6 +111,7 @@ def _softmax_nll_grad(
 
 @_kernel("sigmoid_mean")
 def _sigmoid_mean(rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
+    rows, cols = _wide(rows), _wide(cols)
     share = rows.new_full((rows.shape[0],), 1 / rows.shape[0], dtype=torch.float64)
     wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
     loss, gradients = _sigmoid(share, rows, cols, scale, bias, normalize, wanted, workspace_bytes, backend)
@@ -134,7 +141,7 @@ def _sigmoid(row_weight, rows, cols, scale, bias, normalize, wanted, workspace_b
 
 @_kernel("scaled")
 def _scaled(gradient, grad, like):
-    return gradient * grad.to(gradient.dtype)
+    return (gradient * grad.to(gradient.dtype)).to(like.dtype)
 
 
 def _fakes(*wants: tuple[Tensor, bool]) -> list[Tensor]:
@@ -145,7 +152,7 @@ def _fakes(*wants: tuple[Tensor, bool]) -> list[Tensor]:
 def _(rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, want_scale, workspace_bytes, backend):
     other = rows if cols is None else cols
     lines = rows.shape[0] + other.shape[0] if both else rows.shape[0]
-    gradients = _fakes((rows, want_rows), (other, want_cols), (scale, want_scale))
+    gradients = _fakes((_wide(rows), want_rows), (_wide(other), want_cols), (scale, want_scale))
     return rows.new_empty((), dtype=compute_dtype(rows.dtype)), *gradients, rows.new_empty(3, lines, dtype=torch.float64)
 
 
@@ -153,7 +160,7 @@ def _(rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, w
 def _(rows, cols, scale, targets, both, normalize, best, keep, workspace_bytes, backend):
     dtype = compute_dtype(rows.dtype)
     m, n = rows.shape[0], (rows if cols is None else cols).shape[0]
-    kept = Budget(workspace_bytes, dtype.itemsize).kept_elements(m, n, rows.shape[1]) if keep else 0
+    kept = Budget(workspace_bytes, dtype.itemsize, int(rows.shape[1])).kept_elements(m, n) if keep else 0
     lines = m + n if both else m
     state, shift = rows.new_empty(3, lines, dtype=torch.float64), rows.new_empty((), dtype=torch.float64)
     return rows.new_empty(lines, dtype=dtype), state, shift, rows.new_empty(kept, dtype=dtype)
@@ -170,7 +177,7 @@ def _(
 @torch.library.register_fake("clipfast::sigmoid_mean")
 def _(rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
     loss = rows.new_empty((), dtype=compute_dtype(rows.dtype))
-    return loss, *_fakes((rows, want_rows), (cols, want_cols), (scale, want_scale), (bias, want_bias))
+    return loss, *_fakes((_wide(rows), want_rows), (_wide(cols), want_cols), (scale, want_scale), (bias, want_bias))
 
 
 @torch.library.register_fake("clipfast::sigmoid_nll")
@@ -185,7 +192,7 @@ def _(grad, rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale
 
 @torch.library.register_fake("clipfast::scaled")
 def _(gradient, grad, like):
-    return torch.empty_like(gradient)
+    return torch.empty_like(gradient, dtype=like.dtype)
 
 
 def _save(ctx, inputs: tuple, tensors: int, output: tuple[Tensor, ...]) -> None:
@@ -246,9 +253,9 @@ def _mean_backward(ctx, grad, *_):
 
 
 def _scale(gradient: Tensor, grad: Tensor, like: Tensor) -> Tensor:
-    """``grad * gradient``; the same memory where that is no change and a plain tensor on the CPU shows it."""
-    if not torch.is_grad_enabled() and type(grad) is Tensor and grad.device.type == "cpu" and float(grad) == 1.0:
-        return gradient
+    """``grad * gradient`` rounded to the feature's dtype; in place where nothing can see the gradient again."""
+    if type(grad) is Tensor and not torch.is_grad_enabled() and not torch._C._autograd._get_current_graph_task_keep_graph():
+        return gradient.mul_(grad.to(gradient.dtype)).to(like.dtype)
     return ops.scaled(gradient, grad, like)  # an operator, so that a second derivative is an error and not a silent zero
 
 

@@ -78,10 +78,10 @@ class Pairs:
 
     @property
     def bound(self) -> float:
-        """No logit is larger in absolute value (Cauchy-Schwarz); NaN and infinity pass through."""
-        if self.rows.inverse_norm is not None:
-            return abs(self.scale) * (1 + 1e-6) if math.isfinite(self.rows.largest * self.cols.largest) else math.nan
-        return abs(self.scale) * self.rows.largest * self.cols.largest
+        """No logit is larger in absolute value (Cauchy-Schwarz); NaN when an input is NaN or infinite."""
+        if not math.isfinite(self.rows.largest * self.cols.largest):
+            return math.nan
+        return abs(self.scale) * (self.rows.largest * self.cols.largest if self.rows.inverse_norm is None else 1 + 1e-6)
 
     @property
     def lines(self) -> int:
@@ -126,8 +126,14 @@ def prepare(
     _check_range(left, right)
     m, n = left.x.shape[0], right.x.shape[0]
     factor = float(scale)
+    if math.isinf(factor):
+        raise ValueError(f"the scale is {factor}; it must be finite (a temperature of 0 makes it infinite)")
     partner, back = match(targets, m, n, both, left.x.device)
-    row_factor = left.inverse_norm * factor if left.inverse_norm is not None else torch.full((m,), factor, dtype=torch.float64)
+    row_factor = (
+        left.inverse_norm * factor
+        if left.inverse_norm is not None
+        else torch.full((m,), factor, dtype=torch.float64, device=left.x.device)
+    )
     identity = torch.arange(m, device=left.x.device)
     column = identity if partner is None else partner
     excluded = torch.stack([identity, column], 1) if cols is None else column.unsqueeze(1)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from clipfast.backends import tile_operations
+from clipfast.backends import resolve
 from clipfast.pairs import Pairs, prepare
-from clipfast.tiling import Budget, Tile, Workspace, tiles
+from clipfast.tiling import TILE_SIDE, Budget, Tile, Workspace, tiles
 
 if TYPE_CHECKING:
     from clipfast.backends.torch_tiles import TorchTiles
@@ -30,17 +30,21 @@ class Sweep:
         workspace_bytes: int, backend: str,
     ) -> Sweep:  # fmt: skip
         """The pairs of ``rows`` with ``cols`` (None: with themselves), on ``backend``."""
-        ops = tile_operations(backend)
+        ops = resolve(backend, rows)
         pairs = prepare(rows, cols, scale, targets, both, normalize, ops)
-        return cls(pairs, ops, Budget(workspace_bytes, pairs.dtype.itemsize))
+        return cls(pairs, ops, Budget(workspace_bytes, pairs.dtype.itemsize, rows.shape[1]))
 
     def tiles(self) -> Iterator[Tile]:
-        return tiles(*self.pairs.shape, self.budget.side, self.pairs.triangle)
+        return tiles(*self.pairs.shape, self.side, self.pairs.triangle)
+
+    @property
+    def side(self) -> int:
+        # The diagonal tiles of a triangle are computed whole; smaller ones waste less.
+        return min(self.budget.side, TILE_SIDE // 2) if self.pairs.triangle else self.budget.side
 
     def kept(self, wanted: bool) -> Tensor:
         """Uninitialised memory for the tiles that stay between the passes; empty where no second pass follows."""
-        width = self.pairs.rows.x.shape[1]
-        return self.pairs.rows.x.new_empty(self.budget.kept_elements(*self.pairs.shape, width) if wanted else 0)
+        return self.pairs.rows.x.new_empty(self.budget.kept_elements(*self.pairs.shape) if wanted else 0)
 
     def workspace(self, kept: Tensor, consume: bool = False) -> Workspace:
-        return Workspace(kept, self.pairs.shape, self.budget.side, consume)
+        return Workspace(kept, self.pairs.shape, self.side, consume)

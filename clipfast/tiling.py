@@ -64,24 +64,29 @@ class Budget:
 
     workspace_bytes: int
     itemsize: int
+    width: int
 
     def __post_init__(self) -> None:
-        smallest = SMALLEST_SIDE**2 * self.itemsize
+        smallest = self._temporaries(SMALLEST_SIDE) * self.itemsize
         if self.workspace_bytes < smallest:
             raise ValueError(
-                f"workspace_bytes={self.workspace_bytes} holds no tile; pass at least {smallest} "
-                f"(the default is {DEFAULT_WORKSPACE_BYTES})"
+                f"workspace_bytes={self.workspace_bytes} holds no tile of features {self.width} wide; pass at least "
+                f"{smallest} (the default is {DEFAULT_WORKSPACE_BYTES})"
             )
+
+    def _temporaries(self, side: int) -> int:
+        return 2 * side * (side + self.width)
 
     @property
     def side(self) -> int:
-        fits = math.isqrt(self.workspace_bytes // self.itemsize)
-        return min(TILE_SIDE, fits // SMALLEST_SIDE * SMALLEST_SIDE)
+        """The largest multiple of 64 whose temporaries fit, 1024 at most."""
+        elements = self.workspace_bytes // self.itemsize
+        fits = (math.isqrt(self.width**2 + 2 * elements) - self.width) // 2
+        return max(SMALLEST_SIDE, min(TILE_SIDE, fits // SMALLEST_SIDE * SMALLEST_SIDE))
 
-    def kept_elements(self, rows: int, cols: int, width: int) -> int:
+    def kept_elements(self, rows: int, cols: int) -> int:
         """Elements of pass 1's tiles that stay for pass 2 (symbolic sizes allowed: no branch on them)."""
-        spare = self.workspace_bytes // self.itemsize - 2 * self.side**2 - 2 * self.side * width
-        return torch.sym_min(rows * cols, torch.sym_max(spare, 0))
+        return torch.sym_min(rows * cols, self.workspace_bytes // self.itemsize - self._temporaries(self.side))
 
 
 class Workspace:

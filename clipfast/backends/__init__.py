@@ -55,6 +55,7 @@ def _why_not_cpu(call: Call | None) -> str | None:
 
 _WHY_NOT = {"cpu": _why_not_cpu, "torch": _why_not_torch, "reference": _why_not_reference}
 NAMES = tuple(_WHY_NOT)
+AUTO = "auto"
 AUTOMATIC = ("cpu", "torch")  # in order of preference
 SMALL = 128 * 128
 """Up to this many logits (64 KiB) the reference runs by itself: a sweep would spend more on calls than on arithmetic."""
@@ -65,18 +66,28 @@ def backends() -> dict[str, str | None]:
     return {name: why_not(None) for name, why_not in _WHY_NOT.items()}
 
 
-def choose(name: str | None, rows: Tensor, cols: Tensor) -> str:
-    """The backend for this call; ``name`` forces one. ValueError with the reason where it cannot run."""
-    call = Call(rows.device.type, rows.dtype)
+def requested(name: str | None, rows: Tensor, cols: Tensor) -> str:
+    """The backend that a public loss asks its operator for: ``name``, "reference" for small batches, or AUTO.
+
+    No predicate runs here: under torch.compile they belong inside the operator, which resolves the name.
+    """
     if name is None:
         # A compiled graph serves every batch size, so it must not branch on the size.
         small = not torch.compiler.is_compiling() and rows.shape[0] * cols.shape[0] <= SMALL
-        return "reference" if small else _choose(call)
-    if name not in _WHY_NOT:
+        return "reference" if small else AUTO
+    if name not in NAMES:
         raise ValueError(f"backend={name!r} is unknown; accepted: {', '.join(NAMES)}, or None to let clipfast choose")
-    if reason := _WHY_NOT[name](call):
-        raise ValueError(f"backend={name!r} cannot run this call: {reason}. Pass backend=None to let clipfast choose")
     return name
+
+
+def resolve(name: str, features: Tensor) -> TorchTiles:
+    """The tile operations of backend ``name`` or, for AUTO, of the best one; ValueError with the reason if it cannot run."""
+    call = Call(features.device.type, features.dtype)
+    if name == AUTO:
+        name = _choose(call)
+    elif reason := _WHY_NOT[name](call):
+        raise ValueError(f"backend={name!r} cannot run this call: {reason}. Pass backend=None to let clipfast choose")
+    return tile_operations(name)
 
 
 @cache
