@@ -1,0 +1,91 @@
+"""Named pictures: Google's Material icons, each drawn in four styles, from the fonts in the PyPI package iconipy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipfast.demo.extras import folder_of, require
+
+FOLDERS = {
+    "filled": "material_icons_regular",
+    "outlined": "material_icons_outlined_regular",
+    "rounded": "material_icons_round_regular",
+    "sharp": "material_icons_sharp_regular",
+}
+HELD_OUT = "sharp"
+TRAINING_STYLES = tuple(style for style in FOLDERS if style != HELD_OUT)
+
+
+@dataclass(frozen=True)
+class Icons:
+    """``images[style]`` is (names, size, size) in [0, 1], white on black, in the order of ``names``."""
+
+    names: tuple[str, ...]
+    images: dict[str, Tensor]
+
+
+def load_icons(count: int | None = None, size: int = 24, seed: int = 0) -> Icons:
+    """Draw ``count`` icons (all of them for None), chosen by ``seed``.
+
+    No two are alike in any style, and no held-out picture is among those to train on.
+    """
+    codes = {style: _codepoints(style) for style in FOLDERS}
+    # A name such as "turn_sharp_left" would teach the text tower the held-out style's word with another meaning.
+    names = sorted(name for name in set.intersection(*map(set, codes.values())) if not set(FOLDERS) & set(name.split("_")))
+    pictures = {style: _draw(style, [codes[style][name] for name in names], size) for style in FOLDERS}
+    kept = _usable(pictures, len(names))
+    if count is not None:
+        if not 2 <= count <= len(kept):
+            raise ValueError(f"the number of names must be between 2 and {len(kept)}, but is {count}")
+        order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed)).tolist()
+        kept = sorted(kept[i] for i in order[:count])
+    images = {style: torch.from_numpy(pictures[style][kept]).float() / 255 for style in FOLDERS}
+    return Icons(tuple(names[i].replace("_", " ") for i in kept), images)
+
+
+def _font_folder(style: str) -> Path:
+    return folder_of("iconipy") / "assets" / FOLDERS[style]
+
+
+def _codepoints(style: str) -> dict[str, str]:
+    """Each icon's name and its character in the style's font."""
+    (table,) = _font_folder(style).glob("*.codepoints")
+    pairs = (line.split() for line in table.read_text(encoding="utf-8").splitlines() if line)
+    return {name: chr(int(code, 16)) for name, code in pairs}
+
+
+def _draw(style: str, characters: list[str], size: int) -> np.ndarray:
+    """(icons, size, size) uint8: the fonts are drawn on a square whose bottom left corner is the baseline's start."""
+    image, image_draw, image_font = (require(f"PIL.{part}", "pillow") for part in ("Image", "ImageDraw", "ImageFont"))
+    (file,) = (path for path in _font_folder(style).iterdir() if path.suffix in {".ttf", ".otf"})
+    font = image_font.truetype(str(file), size)
+    pictures = np.empty((len(characters), size, size), np.uint8)
+    for i, character in enumerate(characters):
+        canvas = image.new("L", (size, size))
+        image_draw.Draw(canvas).text((0, size), character, fill=255, font=font, anchor="ls")
+        pictures[i] = canvas
+    return pictures
+
+
+def _usable(pictures: dict[str, np.ndarray], count: int) -> list[int]:
+    """The icons that look like no earlier one (several names may share a picture, and no model could tell which), and
+    whose held-out picture is not one to train on: a third of them are drawn alike in two styles."""
+    training = {drawn.tobytes() for style in TRAINING_STYLES for drawn in pictures[style]}
+    seen: set[tuple[str, bytes]] = set()
+    kept = []
+    for i in range(count):
+        looks = {(style, drawn[i].tobytes()) for style, drawn in pictures.items()}
+        if not looks & seen and pictures[HELD_OUT][i].tobytes() not in training:
+            kept.append(i)
+        seen |= looks
+    return kept
+
+
+def pixels(images: Tensor) -> Tensor:
+    """(B, size, size) in [0, 1] to the model's input (B, 1, size, size) in [-1, 1]."""
+    return images.unsqueeze(1) * 2 - 1
