@@ -19,7 +19,9 @@ DIM = 512
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize(("loss", "case"), [(loss, c) for loss in FLOPS for c in cases(loss)], ids=lambda v: getattr(v, "name", v))
+@pytest.mark.parametrize(
+    ("loss", "case"), [(loss, c) for loss in FLOPS for c in cases(loss)], ids=lambda v: getattr(v, "name", v)
+)
 def test_forward_backward(benchmark, loss, case, n, dtype):
     inputs = features(n, DIM, dtype)
     benchmark.group = f"{loss} N={n} D={DIM} {dtype}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipfast.backends import FLOATS
+from clipfast.registry import FLOATS
 
 REDUCTIONS = ("mean", "sum", "none")
 

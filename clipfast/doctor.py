@@ -8,8 +8,8 @@ import torch
 
 import clipfast
 from clipfast import native
-from clipfast.backends import AUTOMATIC, SMALL
 from clipfast.gemm import cpu_gemm
+from clipfast.registry import AUTOMATIC, SMALL
 from clipfast.tiling import DEFAULT_WORKSPACE_BYTES, TILE_SIDE
 
 

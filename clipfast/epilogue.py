@@ -9,8 +9,8 @@ from torch import Tensor
 from clipfast.pairs import Pairs
 
 if TYPE_CHECKING:
-    from clipfast.backends.torch_tiles import TorchTiles
     from clipfast.products import Products
+    from clipfast.tiles.torch_tiles import TorchTiles
 
 
 class Gradients(NamedTuple):

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from clipfast import checks, reference
-from clipfast.backends import requested
 from clipfast.ops import ops
 from clipfast.pairs import IGNORE_INDEX, match
+from clipfast.registry import requested
 from clipfast.tiling import DEFAULT_WORKSPACE_BYTES
 
 IMAGES_AND_TEXTS = ("image_features", "text_features")

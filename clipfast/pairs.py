@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from clipfast.backends.torch_tiles import TorchTiles
+    from clipfast.tiles.torch_tiles import TorchTiles
 
 NORM_EPS = 1e-12  # as in torch.nn.functional.normalize
 IGNORE_INDEX = -100  # as in torch.nn.functional.cross_entropy

@@ -4,7 +4,7 @@ They form the whole matrix of logits and leave the gradients to autograd, in the
 positive stays out of the log-sum-exp: ``-log p = softplus(lse of the negatives - positive)`` equals the textbook's
 ``lse - positive`` and keeps its precision when p is close to 1 (tests compare the two in float64).
 
-Small batches, where no memory is to be saved, run them in production too: see ``backends.SMALL``.
+Small batches, where no memory is to be saved, run them in production too: see ``registry.SMALL``.
 """
 
 from __future__ import annotations
@@ -45,9 +45,11 @@ def cross_entropy(z: Tensor, targets: Tensor | None) -> Tensor:
 def clip_nll(z: Tensor, targets: Tensor | None) -> Tensor:
     """Both directions of CLIP's loss: the rows' and then the columns', 0 where there is no positive: (M + N,)."""
     if targets is None:
-        negatives, positive = z.masked_fill(_eye(z), -torch.inf), z.diagonal()
-        lse = torch.cat([negatives.logsumexp(1), negatives.logsumexp(0)])
-        return F.softplus(lse - torch.cat([positive, positive]), threshold=40)
+        # Adding to the diagonal costs a small batch less than masking it; -inf would make NaN of a row without negatives.
+        away = z.new_full((z.shape[0],), torch.finfo(z.dtype).min / 2).diag()
+        negatives, positive = z + away, z.diagonal()
+        gaps = torch.cat([negatives.logsumexp(1) - positive, negatives.logsumexp(0) - positive])
+        return F.softplus(gaps, threshold=40)
     return torch.cat([cross_entropy(z, targets), cross_entropy(z.t(), inverse(targets, z.shape[1]))])
 
 

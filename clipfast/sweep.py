@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from clipfast.backends import resolve
 from clipfast.pairs import Pairs, prepare
+from clipfast.registry import resolve
 from clipfast.tiling import TILE_SIDE, Budget, Tile, Workspace, tiles
 
 if TYPE_CHECKING:
-    from clipfast.backends.torch_tiles import TorchTiles
+    from clipfast.tiles.torch_tiles import TorchTiles
 
 
 @dataclass

@@ -86,7 +86,9 @@ class Budget:
 
     def kept_elements(self, rows: int, cols: int) -> int:
         """Elements of pass 1's tiles that stay for pass 2 (symbolic sizes allowed: no branch on them)."""
-        return torch.sym_min(rows * cols, self.workspace_bytes // self.itemsize - self._temporaries(self.side))
+        # Half as much again as a tile is left to what the product library packs and the allocator rounds.
+        spare = self.workspace_bytes // self.itemsize - self._temporaries(self.side) - 3 * self.side**2 // 2
+        return torch.sym_min(rows * cols, max(0, spare))
 
 
 class Workspace:

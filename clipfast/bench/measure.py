@@ -109,9 +109,8 @@ def compare(
 
 
 def _warm(case: Case, inputs: tuple[Tensor, ...]) -> int | None:
-    """Two runs that are not counted (compilation, caches), then the memory of one."""
-    for _ in range(2):
-        step(case.loss, inputs)
+    """A run that is not counted (compilation, caches), then the memory of one."""
+    step(case.loss, inputs)
     for x in inputs:
         x.grad = None
     return peak_bytes(lambda: step(case.loss, inputs))

@@ -17,7 +17,7 @@ from torch import Tensor
 from clipfast import native
 
 if TYPE_CHECKING:
-    from clipfast.backends.torch_tiles import TorchTiles
+    from clipfast.tiles.torch_tiles import TorchTiles
 
 log = logging.getLogger("clipfast")
 
@@ -57,8 +57,8 @@ _WHY_NOT = {"cpu": _why_not_cpu, "torch": _why_not_torch, "reference": _why_not_
 NAMES = tuple(_WHY_NOT)
 AUTO = "auto"
 AUTOMATIC = ("cpu", "torch")  # in order of preference
-SMALL = 128 * 128
-"""Up to this many logits (64 KiB) the reference runs by itself: a sweep would spend more on calls than on arithmetic."""
+SMALL = 192 * 192
+"""Up to this many logits (144 KiB) the reference runs by itself: a sweep would spend more on calls than on arithmetic."""
 
 
 def backends() -> dict[str, str | None]:
@@ -104,9 +104,9 @@ def _choose(call: Call) -> str:
 def tile_operations(name: str) -> TorchTiles:
     """The object with the tile operations of backend ``name``."""
     if name == "cpu":
-        from clipfast.backends.cpu_tiles import CpuTiles
+        from clipfast.tiles.cpu_tiles import CpuTiles
 
         return CpuTiles()
-    from clipfast.backends.torch_tiles import TorchTiles
+    from clipfast.tiles.torch_tiles import TorchTiles
 
     return TorchTiles()

@@ -14,7 +14,7 @@ ROWS_AT_ONCE = 1024  # bounds the float64 temporaries of the row-wise operations
 
 
 class TorchTiles:
-    """Implements the tile protocol of ``clipfast.backends`` with ``torch.mm`` and in-place element-wise operations."""
+    """Implements the tile protocol (see ``registry``) with ``torch.mm`` and in-place element-wise operations."""
 
     name = "torch"
     gemm = TorchGemm()

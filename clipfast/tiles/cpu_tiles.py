@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from clipfast.backends.torch_tiles import TorchTiles
 from clipfast.gemm import cpu_gemm
 from clipfast.pairs import Pairs
 from clipfast.softmax import Sums, Weights
+from clipfast.tiles.torch_tiles import TorchTiles
 from clipfast.tiling import Tile
 
 _ops = torch.ops.clipfast_cpu

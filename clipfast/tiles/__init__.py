@@ -1,0 +1,1 @@
+"""Implementations of the tile operations, one backend a file."""

@@ -1,0 +1,184 @@
+"""What the losses refuse, with the words they refuse it in; and what must not change a result."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from helpers import CLIP, HALF, LOSSES, NEEDS_EXTENSION, NT_XENT, SIGLIP, SWEEPS, Loss, each_loss, error, random_pairs
+
+import clipfast
+from clipfast import native
+from clipfast.registry import AUTO, Call, _choose, _why_not_cpu, requested, resolve
+
+A, B = (x.float() for x in random_pairs(200, 16))
+FEW = B[:139]
+
+
+def call(loss: Loss, a, b, scale=10.0, **options):
+    return loss(a, b, scale, **options)
+
+
+@each_loss
+@pytest.mark.parametrize(
+    ("a", "b", "kind", "message"),
+    [
+        ([[1.0]], B, TypeError, "must be a tensor of features (rows, width); got list"),
+        (
+            A.long(),
+            B,
+            TypeError,
+            "torch.int64; accepted: torch.float32, torch.float64, torch.bfloat16, torch.float16",
+        ),
+        (A, B.to(torch.complex64), TypeError, "has dtype torch.complex64"),
+        (A[0], B, ValueError, "must have shape (rows, width); got (16,)"),
+        (A, B[None], ValueError, "must have shape (rows, width); got (1, 140, 16)"),
+        (A[:0], B, ValueError, "is empty: its shape is (0, 16)"),
+        (A, B[:, :0], ValueError, "is empty: its shape is (140, 0)"),
+        (A, B[:, :8], ValueError, "has width 16 and "),
+        (A, B.to("meta"), ValueError, "on meta; move them to one device"),
+        (A.double(), B, TypeError, "outside autocast nothing is promoted silently"),
+        (A, B.half(), TypeError, "cast one of them"),
+    ],
+    ids=lambda x: None if isinstance(x, (torch.Tensor, type, list)) else "-".join(re.findall(r"\w+", x)[:6]),
+)
+def test_features_that_are_refused(loss: Loss, a, b, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        call(loss, a, b)
+
+
+@pytest.mark.parametrize(
+    ("loss", "advice"),
+    [
+        (CLIP, "image_features has 140 rows and text_features 139; pass targets (M,) int64"),
+        (SIGLIP, "image_features has 140 rows and text_features 139; the sigmoid loss takes them in pairs"),
+        (NT_XENT, "z1 has 140 rows and z2 139; each sample needs its two views"),
+    ],
+    ids=["clip", "siglip", "nt_xent"],
+)
+def test_unequal_numbers_say_what_to_pass(loss: Loss, advice: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        call(loss, A, FEW)
+
+
+def test_more_queries_than_keys_need_targets() -> None:
+    with pytest.raises(ValueError, match="140 queries, but only 139 keys; pass targets"):
+        clipfast.info_nce_loss(A, FEW, 1.0)
+
+
+@pytest.mark.parametrize("backend", [*SWEEPS, "reference"])
+@pytest.mark.parametrize("function", [clipfast.clip_loss, clipfast.info_nce_loss], ids=["clip", "info_nce"])
+@pytest.mark.parametrize(
+    ("targets", "kind", "message"),
+    [
+        ([0, 1], TypeError, "targets must be an int64 tensor with each row's column; got list"),
+        (torch.arange(140).int(), TypeError, "got torch.int32"),
+        (torch.arange(139), ValueError, "targets must have shape (140,), one column for each row; got (139,)"),
+        (torch.arange(140).to("meta"), ValueError, "targets are on meta and the features on cpu"),
+        (torch.arange(1, 141), ValueError, "targets[139] is 140: expected a column in [0, 140) or -100"),
+        (torch.arange(140) - 1, ValueError, "targets[0] is -1: expected a column in [0, 140) or -100"),
+    ],
+    ids=["list", "int32", "shape", "device", "beyond", "negative"],
+)
+def test_targets_that_are_refused(function, targets, kind: type[Exception], message: str, backend: str) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        function(A, B, 1.0, targets=targets, backend=backend)
+
+
+@pytest.mark.parametrize("backend", [*SWEEPS, "reference"])
+def test_two_images_of_one_text_are_refused(backend: str) -> None:
+    with pytest.raises(ValueError, match=r"two rows have the same target.*use info_nce_loss for one direction"):
+        clipfast.clip_loss(A, B, 1.0, targets=torch.arange(140).clamp_min(1), backend=backend)
+
+
+@pytest.mark.parametrize("backend", [*SWEEPS, "reference"])
+@pytest.mark.parametrize("loss", LOSSES[:2], ids=lambda loss: loss.name)
+def test_all_targets_ignored_is_the_mean_of_nothing(loss: Loss, backend: str) -> None:
+    """NaN, as from ``F.cross_entropy``; the sum is 0 and so are its gradients."""
+    targets = torch.full((140,), -100)
+    assert call(loss, A, B, targets=targets, backend=backend).isnan()
+    a = A.clone().requires_grad_()
+    total = call(loss, a, B, targets=targets, backend=backend, reduction="sum")
+    total.backward()
+    assert total == 0
+    assert not a.grad.any()
+
+
+@each_loss
+@pytest.mark.parametrize(
+    ("scale", "kind", "message"),
+    [
+        ("1", TypeError, "must be a float or a floating tensor with one element; got str"),
+        (True, TypeError, "got bool"),
+        (None, TypeError, "got NoneType"),
+        (torch.ones(2), ValueError, "got torch.float32 (2,)"),
+        (torch.tensor(1), ValueError, "got torch.int64 ()"),
+    ],
+    ids=["str", "bool", "none", "two", "integer"],
+)
+def test_scales_that_are_refused(loss: Loss, scale, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        call(loss, A, B, scale)
+
+
+@each_loss
+def test_reductions_and_workspaces_that_are_refused(loss: Loss) -> None:
+    with pytest.raises(ValueError, match="reduction='avg' is unknown; accepted: mean, sum, none"):
+        call(loss, A, B, reduction="avg")
+    with pytest.raises(ValueError, match="workspace_bytes=16383 holds no tile of features 16 wide; pass at least 40960"):
+        call(loss, A, B, workspace_bytes=16383, backend="torch")
+
+
+@each_loss
+def test_backends_that_are_refused(loss: Loss) -> None:
+    with pytest.raises(ValueError, match="backend='gpu' is unknown; accepted: cpu, torch, reference, or None"):
+        call(loss, A, B, backend="gpu")
+    with pytest.raises(ValueError, match=r"backend='cpu' cannot run this call: .*Pass backend=None to let clipfast choose"):
+        call(loss, A.double(), B.double(), backend="cpu")
+
+
+@NEEDS_EXTENSION
+def test_every_predicate_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert clipfast.backends() == {"cpu": None, "torch": None, "reference": None}
+    on_gpu = Call("cuda", torch.float32)
+    assert _why_not_cpu(on_gpu) == "it runs on the CPU; the features are on cuda"
+    assert _choose(on_gpu) == "torch"
+    assert "computes in float32" in _why_not_cpu(Call("cpu", torch.float64))
+    monkeypatch.setattr(native, "load_error", lambda: "it was not built")
+    assert "not available: it was not built" in clipfast.backends()["cpu"]
+
+
+def test_small_batches_run_the_reference() -> None:
+    assert requested(None, A[:192], B[:192]) == "reference"
+    assert requested(None, A[:193], B[:192]) == AUTO
+    assert resolve(AUTO, A).name == _choose(Call("cpu", torch.float32))
+    assert resolve(AUTO, A.double()).name == "torch"
+
+
+@each_loss
+@pytest.mark.parametrize("narrow", HALF, ids=str)
+def test_autocast_promotes_the_narrower_tower(loss: Loss, narrow: torch.dtype) -> None:
+    a, b = A.clone().requires_grad_(), B.to(narrow).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = call(loss, a, b)
+    mixed.backward()
+    assert mixed.dtype == torch.float32
+    assert error(mixed.detach(), call(loss, A, B.to(narrow).float())) < 1e-7
+    assert (a.grad.dtype, b.grad.dtype) == (torch.float32, narrow)
+
+
+@pytest.mark.parametrize("name", ["ClipLoss", "SigLipLoss"])
+def test_modules_have_open_clips_results_and_name_what_is_missing(name: str) -> None:
+    module = getattr(clipfast, name)
+    scalars = (10.0,) if name == "ClipLoss" else (10.0, -10.0)
+    value = module()(A, B, *scalars)
+    assert module(rank=0, world_size=1)(A, B, *scalars, output_dict=True) == {"contrastive_loss": value}
+    with pytest.raises(NotImplementedError, match=rf"{name}\(world_size=2\): losses across processes are not in this version"):
+        module(world_size=2)
+
+
+def test_horovod_is_not_in_this_version() -> None:
+    with pytest.raises(NotImplementedError, match="use_horovod=True"):
+        clipfast.ClipLoss(use_horovod=True)
+    assert isinstance(clipfast.ClipLoss(True, True, True), torch.nn.Module)
