@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipfast import checks, reference
 from clipfast.ops import ops
-from clipfast.pairs import IGNORE_INDEX, match
+from clipfast.pairs import IGNORE_INDEX, match, number_of_pairs
 from clipfast.registry import requested
 from clipfast.tiling import DEFAULT_WORKSPACE_BYTES
 
@@ -226,8 +226,8 @@ class Softmax(NamedTuple):
         return ops.softmax_nll(*inputs, stats, keep, workspace_bytes, backend)[:2]
 
 
-def _pairs(number: int, targets: Tensor | None) -> Tensor | int:
-    return number if targets is None else (targets != IGNORE_INDEX).sum()
+def _pairs(number: int, targets: Tensor | None) -> int:
+    return number if targets is None else number_of_pairs(int((targets != IGNORE_INDEX).sum()))
 
 
 def _reduce(nll: Tensor, targets: Tensor | None, reduction: str) -> Tensor:

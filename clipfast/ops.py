@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from clipfast import sigmoid, softmax
-from clipfast.pairs import compute_dtype
+from clipfast.pairs import compute_dtype, number_of_pairs
 from clipfast.products import Wanted
 from clipfast.sweep import Sweep
 from clipfast.tiling import Budget
@@ -81,7 +81,7 @@ def _softmax_mean(
     kept = sweep.kept(wanted.any)
     lines = softmax.forward(sweep, kept, best)
     unpaired = sweep.pairs.unpaired_lines()
-    count = lines.nll.numel() - (0 if unpaired is None else int(unpaired.sum()))
+    count = number_of_pairs(lines.nll.numel() - (0 if unpaired is None else int(unpaired.sum())))
     loss = (lines.nll.sum() / count).to(sweep.pairs.dtype)
     if not wanted.any:
         return loss, *_out((rows, None), (rows, None), (scale, None)), _state(lines)

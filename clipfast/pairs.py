@@ -166,6 +166,15 @@ def match(targets: Tensor | None, m: int, n: int, unique: bool, device: torch.de
     return partner, back if unique else None
 
 
+def number_of_pairs(count: int) -> int:
+    """``count`` itself; ValueError where there is nothing to average over."""
+    if count == 0:
+        raise ValueError(
+            f"every target is {IGNORE_INDEX}: a mean over no pairs is undefined; skip the batch or use reduction='sum'"
+        )
+    return count
+
+
 def _check_range(left: Side, right: Side) -> None:
     largest, limit = left.largest * right.largest, torch.finfo(left.x.dtype).max / 16
     if not (math.isfinite(left.largest) and math.isfinite(right.largest)):
