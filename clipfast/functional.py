@@ -239,7 +239,7 @@ def _reduce(nll: Tensor, targets: Tensor | None, reduction: str) -> Tensor:
 def _both_directions(nll: Tensor, m: int, targets: Tensor | None, reduction: str) -> Tensor:
     """Reduce the losses of all lines, the M images' and then the texts'."""
     if reduction == "mean":
-        return nll.sum() / (2 * _pairs(m, targets))
+        return nll.mean() if targets is None else nll.sum() / (2 * _pairs(m, targets))
     if reduction == "sum":
         return nll.sum() / 2
     rows, cols = nll[:m], nll[m:]
@@ -258,7 +258,7 @@ def _dense_clip(
     match(targets, images.shape[0], texts.shape[0], True, images.device)
     z = reference.logits(images, texts, scale, normalize)
     nll = reference.clip_nll(z, targets)
-    return nll, _dense_state(z.detach().double(), targets) if stats else nll.new_empty(0)
+    return nll, _dense_state(z.detach().double(), targets) if stats else nll
 
 
 def _dense_state(z: Tensor, targets: Tensor | None) -> Tensor:

@@ -255,7 +255,8 @@ def _mean_backward(ctx, grad, *_):
 def _scale(gradient: Tensor, grad: Tensor, like: Tensor) -> Tensor:
     """``grad * gradient`` rounded to the feature's dtype; in place where nothing can see the gradient again."""
     if type(grad) is Tensor and not torch.is_grad_enabled() and not torch._C._autograd._get_current_graph_task_keep_graph():
-        return gradient.mul_(grad.to(gradient.dtype)).to(like.dtype)
+        known_one = grad.device.type == "cpu" and float(grad) == 1.0
+        return (gradient if known_one else gradient.mul_(grad.to(gradient.dtype))).to(like.dtype)
     return ops.scaled(gradient, grad, like)  # an operator, so that a second derivative is an error and not a silent zero
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipfast.bench.cases import DENSE_MATRICES, FLOPS, Case, Loss, cases, features
+from clipfast.bench.cases import FLOPS, Case, Loss, cases, features
 from clipfast.gemm import OneDnnGemm, cpu_gemm
 from clipfast.pairs import compute_dtype
 from clipfast.tiling import DEFAULT_WORKSPACE_BYTES
@@ -90,7 +90,7 @@ def compare(
     inputs = features(n, dim, dtype)
     found = cases(loss, compiled, workspace_bytes) if contenders is None else contenders
     logits_bytes = n * n * (4 if loss == "nt_xent" else 1) * compute_dtype(dtype).itemsize
-    fits = [c for c in found if not c.dense or DENSE_MATRICES * logits_bytes < 0.8 * available_bytes()]
+    fits = [c for c in found if c.matrices * logits_bytes < 0.8 * available_bytes()]
     peaks = {c.name: _warm(c, inputs) for c in fits}
     times: dict[str, list[float]] = {c.name: [] for c in fits}
     rates = product_rates(dim, dtype)

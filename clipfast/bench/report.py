@@ -15,12 +15,13 @@ MIB = 2**20
 def table(comparison: dict) -> Table:
     """One size. A share above 1 means faster than that library's plain products of the same operation count."""
     rates = comparison["product_gflops"]
+    caption = ", ".join(f"{library} {rate:.0f} GFLOP/s" for library, rate in rates.items())
     title = (
         f"{comparison['loss']} loss, N = {comparison['n']}, D = {comparison['dim']}, {comparison['dtype']}, forward + backward"
     )
-    result = Table(title=title)
-    for column in ("", "time", "speed-up", "extra memory", *(f"floor share ({k}, {v:.0f} GFLOP/s)" for k, v in rates.items())):
-        result.add_column(column, justify="left" if not column else "right")
+    result = Table(title=title, caption=f"Floor: the operations at the rate of plain products, {caption}")
+    for column in ("", "time", "speed-up", "extra memory", *(f"floor/time, {k}" for k in rates)):
+        result.add_column(column, justify="left" if not column else "right", no_wrap=not column)
     base = next((r["median_s"] for r in comparison["results"] if "median_s" in r), None)
     for row in comparison["results"]:
         if "skipped" in row:
