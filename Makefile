@@ -9,11 +9,13 @@ NATIVE := $(wildcard csrc/*/*)
 
 setup: $(STAMP)
 
+# open_clip comes without its dependencies: the tests compare with its loss.py alone, and torchvision would pull CUDA in.
 # torch comes first and alone: the extension is built against it, without build isolation, which would download it again.
 $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch numpy "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch
 	touch $(STAMP)
 
 demo: setup

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import torch
 import typer
@@ -59,17 +59,19 @@ def bench(
     from clipfast.bench.measure import compare, environment
     from clipfast.bench.report import table, write_json, write_picture
 
-    try:
-        counts = [int(size) for size in sizes.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"--sizes takes whole numbers separated by commas; got {sizes!r}") from None
+    if any(not size.strip().isdigit() or int(size) < 1 for size in sizes.split(",")):
+        raise typer.BadParameter(f"--sizes takes whole numbers above 0, separated by commas; got {sizes!r}")
+    counts = [int(size) for size in sizes.split(",")]
     machine = environment()
     console.print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
     found = []
     for n in counts:
         with console.status(f"N = {n}"):
             kind = getattr(torch, dtype.value)
-            found.append(compare(loss.value, n, dim, kind, compiled, workspace_mib * 2**20, seconds))
+            try:
+                found.append(compare(loss.value, n, dim, kind, compiled, workspace_mib * 2**20, seconds))
+            except ValueError as error:  # a workspace too small for the width, say
+                _stop(error)
         console.print(table(found[-1]))
     if json is not None:
         write_json(json, machine, found)
@@ -86,16 +88,27 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the initialisation and the data order.")] = 0,
 ) -> None:
     """Show what the fused loss saves, then train a small CLIP with it on named icons and classify a style it never saw."""
-    try:
-        from clipfast.demo.run import run
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(f"the demo needs {error.name}; pip install 'clipfast[demo]'") from None
     from clipfast.bench.measure import compare
     from clipfast.bench.report import table
+    from clipfast.demo.extras import check_installed
+
+    try:
+        check_installed()
+    except ImportError as error:
+        _stop(error)
+    from clipfast.demo.run import run
 
     console.print("[bold]What the loss saves[/bold] (python -m clipfast bench has more)")
     with console.status("measuring the dense and the fused loss"):
         comparison = compare("clip", 8192, 512, compiled=False, budget_seconds=6.0)
     console.print(table(comparison))
     console.print("[bold]Training with it[/bold]")
-    run(output, names=names, seed=seed)
+    try:
+        run(output, names=names, seed=seed)
+    except ValueError as error:
+        _stop(error)
+
+
+def _stop(error: Exception) -> NoReturn:
+    console.print(f"[red]{error}[/red]")
+    raise typer.Exit(1)
