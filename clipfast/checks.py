@@ -48,7 +48,7 @@ def number(value: Tensor | float, like: Tensor, name: str) -> Tensor:
             raise ValueError(
                 f"{name} must be a float or a floating tensor with one element; got {value.dtype} {tuple(value.shape)}"
             )
-        return value.reshape(())
+        return value.reshape(()) if value.dim() else value  # a view would cost a small batch a node of the graph
     if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat, torch.SymInt)):
         raise TypeError(f"{name} must be a float or a floating tensor with one element; got {type(value).__name__}")
     return torch.full((), value, dtype=torch.float64, device=like.device)

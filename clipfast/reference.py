@@ -47,9 +47,9 @@ def clip_nll(z: Tensor, targets: Tensor | None) -> Tensor:
     if targets is None:
         # Adding to the diagonal costs a small batch less than masking it; -inf would make NaN of a row without negatives.
         away = z.new_full((z.shape[0],), torch.finfo(z.dtype).min / 2).diag()
-        negatives = z + away
-        gaps = torch.stack([negatives.logsumexp(1), negatives.logsumexp(0)]) - z.diagonal()
-        return F.softplus(gaps, threshold=40).view(-1)
+        negatives, positive = z + away, z.diagonal()
+        gaps = torch.cat([negatives.logsumexp(1) - positive, negatives.logsumexp(0) - positive])
+        return F.softplus(gaps, threshold=40)
     return torch.cat([cross_entropy(z, targets), cross_entropy(z.t(), inverse(targets, z.shape[1]))])
 
 
