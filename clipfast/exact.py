@@ -42,7 +42,7 @@ def forward(sweep: Sweep) -> tuple[Tensor, Tensor]:
     assert row_best is not None
     assert row_sum is not None
     side = max(SMALLEST_SIDE, sweep.budget.side // 2)  # float64 tiles and their temporaries within the same workspace
-    parts = [(t, not (pairs.triangle and t.on_diagonal)) for t in tiles(*pairs.shape, side, pairs.triangle)]
+    parts = [(t, pairs.feeds_columns(t)) for t in tiles(*pairs.shape, side, pairs.triangle)]
     for tile, mirrored in parts:
         z = _logits(pairs, tile)
         row_best[tile.rows] = torch.maximum(row_best[tile.rows], z.amax(1))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from clipfast.tiles.torch_tiles import TorchTiles
+    from clipfast.tiling import Tile
 
 NORM_EPS = 1e-12  # as in torch.nn.functional.normalize
 IGNORE_INDEX = -100  # as in torch.nn.functional.cross_entropy
@@ -82,6 +83,10 @@ class Pairs:
         if not math.isfinite(self.rows.largest * self.cols.largest):
             return math.nan
         return abs(self.scale) * (self.rows.largest * self.cols.largest if self.rows.inverse_norm is None else 1 + 1e-6)
+
+    def feeds_columns(self, tile: Tile) -> bool:
+        """Whether the tile's columns get anything of their own: a triangle's diagonal tile is its own mirror image."""
+        return not (self.triangle and tile.on_diagonal)
 
     @property
     def lines(self) -> int:

@@ -45,7 +45,7 @@ class Products:
     def add(self, tile: Tile, w: Tensor) -> None:
         if self.rows is not None:
             self.gemm.add_rows(self.rows[tile.rows], w, self.pairs.cols.x[tile.cols])
-        if self.cols is not None and not (self.pairs.triangle and tile.on_diagonal):
+        if self.cols is not None and self.pairs.feeds_columns(tile):
             self.gemm.add_cols(self.cols[tile.cols], w, self._transposed(tile))
 
     def _transposed(self, tile: Tile) -> Tensor:

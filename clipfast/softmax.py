@@ -38,16 +38,16 @@ class Sums:
     col_sum: Tensor | None
     row_best: Tensor | None
     col_best: Tensor | None
-    triangle: bool
+    pairs: Pairs
 
     @classmethod
     def of(cls, pairs: Pairs, sums: Tensor, best: Tensor | None) -> Sums:
         (row_sum, col_sum), (row_best, col_best) = pairs.split(sums), pairs.split(best)
         assert row_sum is not None
-        return cls(row_sum, col_sum, row_best, col_best, pairs.triangle)
+        return cls(row_sum, col_sum, row_best, col_best, pairs)
 
     def wants_cols(self, tile: Tile) -> bool:
-        return self.col_sum is not None and not (self.triangle and tile.on_diagonal)
+        return self.col_sum is not None and self.pairs.feeds_columns(tile)
 
 
 @dataclass

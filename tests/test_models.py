@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict
 
 import pytest
@@ -16,13 +15,7 @@ TINY = ClipConfig(20, VisionConfig(12, 4, 24, 2, 3), TextConfig(9, 40, 16, 3, 2)
 END = TINY.text.vocab_size - 1
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and on a busy machine they would wait for it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 MIB = 2**20
@@ -76,7 +75,3 @@ def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".partial")
     temporary.write_bytes(content)
     os.replace(temporary, path)
-
-
-def show(comparison: dict, console: Console) -> None:
-    console.print(table(comparison))
