@@ -15,9 +15,9 @@ pytest.importorskip("rich", reason="needs clipfast[demo]")
 
 from clipfast.demo import extras, load_demo, run
 from clipfast.demo.captions import PAD, START, Vocabulary, caption
-from clipfast.demo.checkpoint import write_atomically
 from clipfast.demo.icons import FOLDERS, HELD_OUT, TRAINING_STYLES, Icons, load_icons, pixels
 from clipfast.demo.train import Pairs, Recipe, build_model, move
+from clipfast.files import write_atomically
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

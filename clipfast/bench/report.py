@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from rich.table import Table
+
+from clipfast.files import write_atomically
 
 MIB = 2**20
 
@@ -33,7 +34,8 @@ def table(comparison: dict) -> Table:
 
 
 def write_json(path: Path, environment: dict, comparisons: list[dict]) -> None:
-    _replace(path, json.dumps({"environment": environment, "comparisons": comparisons}, indent=1).encode())
+    content = json.dumps({"environment": environment, "comparisons": comparisons}, indent=1).encode()
+    write_atomically(path, lambda file: file.write(content))
 
 
 def write_picture(path: Path, environment: dict, comparisons: list[dict]) -> None:
@@ -64,14 +66,5 @@ def write_picture(path: Path, environment: dict, comparisons: list[dict]) -> Non
         f"{environment['threads']} threads, torch {environment['torch']}"
     )
     figure.tight_layout()
-    temporary = path.with_suffix(".partial.png")
-    figure.savefig(temporary, dpi=130)
-    os.replace(temporary, path)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
     pyplot.close(figure)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

@@ -1,17 +1,15 @@
-"""The trained model in one file of plain values and tensors, and writing files whole or not at all."""
+"""The trained model in one file of plain values and tensors."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 
 from clipfast.demo.captions import Vocabulary
+from clipfast.files import write_atomically
 from clipfast.models import CLIP, ClipConfig
 
 
@@ -43,24 +41,3 @@ def load_demo(path: str | Path) -> TrainedDemo:
     saved = contents["vocabulary"]
     vocabulary = Vocabulary(tuple(saved["words"]), saved["context_length"])
     return TrainedDemo(model.eval(), vocabulary, tuple(contents["names"]))
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write beside ``path`` and rename: a reader, or an interrupted run, never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o666 & ~_umask())  # a temporary file is its owner's alone
-    os.replace(file.name, path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

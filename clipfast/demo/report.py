@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipfast.demo.captions import Vocabulary, caption
-from clipfast.demo.checkpoint import write_atomically
 from clipfast.demo.extras import require
 from clipfast.demo.icons import HELD_OUT, Icons, pixels
+from clipfast.files import write_atomically
 from clipfast.models import CLIP
 
 if TYPE_CHECKING:
