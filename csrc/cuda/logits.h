@@ -1,0 +1,82 @@
+// From dot products in a fragment to logits, in place. A pair that is excluded or lies beyond the tile's edge gets the logit
+// -inf: its exponential, its softplus and its sigmoid are then exactly 0, and no later step needs to know about it.
+#pragma once
+
+#include "device.h"
+#include "fragment.h"
+#include "tile.h"
+
+namespace clipfast {
+namespace cuda {
+
+// factor * d + offset. For float32 features the factor is split in two floats, so that a scale of 100 adds no rounding of its
+// own; products of half features carry larger errors already.
+template <bool kSplit>
+struct Affine {
+  float high, low, offset;
+  __device__ __forceinline__ Affine(double factor, float add)
+      : high(static_cast<float>(factor)), low(kSplit ? static_cast<float>(factor - high) : 0.0f), offset(add) {}
+  __device__ __forceinline__ float operator()(float d) const { return kSplit ? d * high + (d * low + offset) : d * high + offset; }
+};
+
+template <class T>
+__device__ __forceinline__ T value_or(const T* values, int index, int count, T otherwise) {
+  return values != nullptr && index < count ? values[index] : otherwise;
+}
+
+// The columns excluded from a row, counted from the fragment's first column; -1 for those that it does not reach.
+template <int kSpan>
+struct Excluded {
+  int column[2];
+  __device__ __forceinline__ Excluded(const Tile& t, int row, int first_col) {
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const bool there = k < t.excluded_per_row && row < t.m;
+      const int64 whole = there ? t.excluded[static_cast<int64>(row) * t.excluded_per_row + k] : -1;
+      const int64 local = whole - t.first_col - first_col;
+      column[k] = whole >= 0 && local >= 0 && local < kSpan ? static_cast<int>(local) : -1;
+    }
+  }
+  __device__ __forceinline__ bool any() const { return column[0] >= 0 || column[1] >= 0; }
+  __device__ __forceinline__ bool holds(int step) const { return column[0] == step || column[1] == step; }
+};
+
+template <class Gemm>
+__device__ __forceinline__ void mask(typename Gemm::Accumulators& f, const Tile& t, int row, int col) {
+  using F = typename Gemm::Accumulators;
+  bool touched = row + F::row_step(F::kRows - 1) >= t.m || col + F::col_step(F::kCols - 1) >= t.n;
+#pragma unroll
+  for (int r = 0; r < F::kRows; ++r) touched = Excluded<F::kColSpan>(t, row + F::row_step(r), col).any() || touched;
+  if (!ptx::any_lane(touched)) return;  // true of most warps, which then save two comparisons for each pair
+#pragma unroll
+  for (int r = 0; r < F::kRows; ++r) {
+    const Excluded<F::kColSpan> excluded(t, row + F::row_step(r), col);
+#pragma unroll
+    for (int c = 0; c < F::kCols; ++c) {
+      const bool outside = row + F::row_step(r) >= t.m || col + F::col_step(c) >= t.n;
+      if (outside || excluded.holds(F::col_step(c))) f(r, c) = -ptx::kInfinity;
+    }
+  }
+}
+
+template <class Gemm>
+__device__ __forceinline__ void to_logits(typename Gemm::Accumulators& f, const Tile& t, Block block, float offset) {
+  using F = typename Gemm::Accumulators;
+  const int row = block.m * Gemm::kBlockM + f.first_row, col = block.n * Gemm::kBlockN + f.first_col;
+#pragma unroll
+  for (int c = 0; c < F::kCols; ++c) {
+    const float factor = value_or(t.col_factor, col + F::col_step(c), t.n, 1.0f);
+#pragma unroll
+    for (int r = 0; r < F::kRows; ++r) f(r, c) *= factor;
+  }
+#pragma unroll
+  for (int r = 0; r < F::kRows; ++r) {
+    const Affine<Gemm::kFloat32> z(value_or(t.row_factor, row + F::row_step(r), t.m, 0.0), offset);
+#pragma unroll
+    for (int c = 0; c < F::kCols; ++c) f(r, c) = z(f(r, c));
+  }
+  mask<Gemm>(f, t, row, col);
+}
+
+}  // namespace cuda
+}  // namespace clipfast

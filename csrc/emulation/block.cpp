@@ -1,0 +1,184 @@
+#include "block.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace clipfast {
+namespace emulation {
+
+Options options;
+Block* current = nullptr;
+long bank_conflicts = 0;
+
+namespace {
+
+constexpr size_t kStackBytes = 256 << 10;
+constexpr uint32_t kSharedBase = 1024;  // no pointer into shared memory has the address 0
+
+// Stacks are kept from block to block; what the last fiber left poisoned there is cleared.
+char* stack_of(unsigned index) {
+  static std::vector<std::unique_ptr<char[]>> stacks;
+  while (stacks.size() <= index) stacks.emplace_back(new char[kStackBytes]);
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(stacks[index].get(), kStackBytes);
+#endif
+  return stacks[index].get();
+}
+
+void before_switch(void** save, const void* stack, size_t size) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(save, stack, size);
+#else
+  (void)save, (void)stack, (void)size;
+#endif
+}
+void after_switch(void* saved, const void** stack, size_t* size) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(saved, stack, size);
+#else
+  (void)saved, (void)stack, (void)size;
+#endif
+}
+
+}  // namespace
+
+void fail(const std::string& what) {
+  std::fprintf(stderr, "emulation: %s", what.c_str());
+  if (current) std::fprintf(stderr, " (block %u, thread %u)", current->block.x, current->thread().index);
+  std::fprintf(stderr, "\n");
+  std::_Exit(3);
+}
+
+void Groups::add(std::function<void()> work) {
+  if (options.lazy)
+    open.push_back(std::move(work));
+  else
+    work();
+}
+void Groups::commit() {
+  closed.push_back(std::move(open));
+  open.clear();
+}
+void Groups::wait(size_t pending) {
+  while (closed.size() > pending) {
+    for (auto& work : closed.front()) work();
+    closed.erase(closed.begin());
+  }
+}
+
+Block::Block(Index block, Index grid, int threads, int bytes)
+    : block(block), grid(grid), size{static_cast<unsigned>(threads), 1, 1}, shared_bytes(bytes), threads_(threads) {
+  require(posix_memalign(reinterpret_cast<void**>(&shared), 1024, bytes) == 0, "out of memory");
+  std::memset(shared, 0xff, bytes);  // NaN in every dtype: what is read before it is written shows
+}
+Block::~Block() { std::free(shared); }
+
+void Block::enter() {
+  Block& b = *emulation::current;
+  after_switch(nullptr, &b.scheduler_stack_, &b.scheduler_stack_size_);
+  b.kernel_();
+  require(b.thread().copies.open.empty() && b.thread().products.open.empty(), "a thread ends with operations that it never committed");
+  b.thread().done = true;
+  b.switch_back(true);
+}
+
+void Block::switch_to(Thread& thread) {
+  current_ = &thread;
+  before_switch(&scheduler_fake_stack_, thread.stack, kStackBytes);
+  swapcontext(&scheduler_, &thread.context);
+  after_switch(scheduler_fake_stack_, nullptr, nullptr);
+}
+
+void Block::switch_back(bool last_time) {
+  Thread& thread = *current_;
+  before_switch(last_time ? nullptr : &thread.fake_stack, scheduler_stack_, scheduler_stack_size_);
+  swapcontext(&thread.context, &scheduler_);
+  after_switch(thread.fake_stack, &scheduler_stack_, &scheduler_stack_size_);
+}
+
+// Warps in order, or in reverse; within a warp always the lanes in order.
+bool Block::run_ready_threads() {
+  bool progress = false;
+  const int warps = (static_cast<int>(threads_.size()) + 31) / 32;
+  for (int w = 0; w < warps; ++w)
+    for (int lane = 0; lane < 32; ++lane) {
+      const size_t index = (options.descending ? warps - 1 - w : w) * 32 + lane;
+      if (index >= threads_.size() || threads_[index].done) continue;
+      Thread& t = threads_[index];
+      if (t.ready && !t.ready()) continue;
+      t.ready = nullptr;
+      switch_to(t);
+      progress = true;
+    }
+  return progress;
+}
+
+void Block::run(const std::function<void()>& kernel) {
+  kernel_ = kernel;
+  emulation::current = this;
+  for (size_t k = 0; k < threads_.size(); ++k) {
+    Thread& t = threads_[k];
+    t.index = static_cast<unsigned>(k);
+    t.stack = stack_of(t.index);
+    getcontext(&t.context);
+    t.context.uc_stack.ss_sp = t.stack;
+    t.context.uc_stack.ss_size = kStackBytes;
+    makecontext(&t.context, &Block::enter, 0);
+  }
+  const auto finished = [&] {
+    for (const Thread& t : threads_)
+      if (!t.done) return false;
+    return true;
+  };
+  while (!finished()) {
+    if (run_ready_threads()) continue;
+    if (engine.empty()) fail("deadlock: every thread waits");
+    auto work = std::move(engine.front());
+    engine.erase(engine.begin());
+    work();
+  }
+  emulation::current = nullptr;
+}
+
+void Block::wait_until(const std::function<bool()>& ready) {
+  if (ready()) return;
+  current_->ready = ready;
+  switch_back(false);
+}
+
+bool Block::meet(Meeting& m, const std::string& purpose, int expected) {
+  if (m.arrived == 0) m.purpose = purpose, m.expected = expected;
+  if (m.purpose != purpose || m.expected != expected) fail(purpose + ": other threads are at " + m.purpose);
+  if (++m.arrived == expected) return true;
+  const long round = m.round;
+  wait_until([&m, round] { return m.round != round; });
+  return false;
+}
+void Block::finish(Meeting& m) {
+  m.arrived = 0;
+  ++m.round;
+}
+
+void Block::sync(int barrier, int threads) {
+  require(barrier >= 0 && barrier < 16 && threads % 32 == 0, "a block has barriers 0 to 15, for whole warps");
+  Meeting& m = barriers_[barrier];
+  if (meet(m, "barrier " + std::to_string(barrier) + " of " + std::to_string(threads), threads)) finish(m);
+}
+
+uint32_t Block::shared_offset(const void* pointer, size_t bytes, size_t alignment, const char* what) const {
+  const char* at = static_cast<const char*>(pointer);
+  if (at < shared || at + bytes > shared + shared_bytes) fail(std::string(what) + ": not in shared memory");
+  const size_t offset = at - shared;
+  if (offset % alignment != 0) fail(std::string(what) + ": address not aligned to " + std::to_string(alignment));
+  return static_cast<uint32_t>(offset) + kSharedBase;
+}
+
+}  // namespace emulation
+}  // namespace clipfast

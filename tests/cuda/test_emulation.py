@@ -1,0 +1,121 @@
+"""The CUDA kernels' own source, run on the CPU under the address and undefined-behaviour sanitizers, against dense float64."""
+
+from __future__ import annotations
+
+import math
+import platform
+import shutil
+from pathlib import Path
+
+import cuda_cases as cases
+import pytest
+import torch
+from cuda_cases import Case, logit_error, problem, relative
+from cuda_emulation import Machine, build
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None or platform.system() != "Linux", reason="the emulation is built with g++ on Linux"
+)
+
+CASES = [
+    *(Case(130, 137, 72, dtype, excluded=2, first_col=40) for dtype in cases.DTYPES),  # every edge ragged
+    *(Case(1, 1, 8, dtype, excluded=1) for dtype in cases.DTYPES),
+    Case(128, 256, 64, "bf16"),  # nothing ragged
+    Case(40, 300, 200, "bf16", scale=100.0, padding=24),
+    Case(257, 33, 16, "fp16", scale=2.0, norms=False, vectors=False),
+    Case(129, 260, 36, "tf32", scale=100.0, padding=4, excluded=2),
+    Case(90, 140, 136, "bf16", scale=20.0, aligned=1),
+]
+ARCHITECTURES = [80]
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture(params=[f"sm{c}-{order}" for c in ARCHITECTURES for order in ("early", "late")])
+def machine(request: pytest.FixtureRequest, program: Path) -> Machine:
+    capability, order = request.param.removeprefix("sm").split("-")
+    return Machine(program, int(capability), descending=order == "late", lazy=order == "late")
+
+
+def _shift(case: Case) -> float:
+    """Keeps the largest exponential near 2^30 for a scale of 100."""
+    return max(0.0, math.ceil(case.scale / math.log(2)) - 30.0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_exp_sums(machine: Machine, case: Case) -> None:
+    p = problem(case)
+    got = machine.exp_sums(p, _shift(case), case.vectors)
+    want = cases.exp_sums(p, _shift(case), machine.shape(p.rows.dtype))
+    for name, x in got.items():
+        assert relative(x, want[name]) < logit_error(case), name
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_softmax_weights(machine: Machine, case: Case) -> None:
+    p = problem(case)
+    got = machine.softmax_weights(p, _shift(case), padding=case.padding)
+    _check_weights(case, got, cases.softmax_weights(p, _shift(case)))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_sigmoid(machine: Machine, case: Case) -> None:
+    p = problem(case)
+    got, want = machine.sigmoid(p, -10.0, case.padding), cases.sigmoid(p, -10.0, machine.shape(p.rows.dtype))
+    assert relative(got["row_loss"], want["row_loss"]) < logit_error(case)
+    assert relative(got["row_weight_sum"], want["row_weight_sum"]) < logit_error(case)
+    _check_weights(case, got["out"], want["out"])
+
+
+def _check_weights(case: Case, got: torch.Tensor, want: torch.Tensor) -> None:
+    """Rounded once to the dtype, or below its smallest normal number; the padding of the rows untouched."""
+    inside, beyond = got[:, : case.n].double(), got[:, case.n :]
+    assert beyond.isnan().all()
+    info = torch.finfo(got.dtype)
+    tiny = max(info.smallest_normal * info.eps, 2.0**-126)  # the last place of subnormal numbers; exp2 flushes float32's to 0
+    allowed = want.abs() * (cases.ROUNDING[got.dtype] + logit_error(case)) + tiny
+    assert ((inside - want).abs() <= allowed).all(), float(((inside - want).abs() / allowed).max())
+    assert (inside[want == 0] == 0).all()
+
+
+def test_sigmoid_of_very_negative_logits_keeps_its_digits(machine: Machine) -> None:
+    case = Case(70, 70, 64, "bf16", scale=10.0, aligned=1)
+    p = problem(case)
+    got, want = machine.sigmoid(p, -25.0), cases.sigmoid(p, -25.0, machine.shape(p.rows.dtype))
+    assert want["row_loss"].max() < 1e-9
+    assert relative(got["row_loss"], want["row_loss"]) < logit_error(case)
+
+
+def test_sigmoid_without_gradients_writes_the_loss_alone(machine: Machine) -> None:
+    case = Case(60, 150, 24, "fp16", vectors=False)
+    p = problem(case)
+    got = machine.sigmoid(p, -10.0, gradients=False)
+    assert list(got) == ["row_loss"]
+    assert relative(got["row_loss"], cases.sigmoid(p, -10.0, machine.shape(p.rows.dtype))["row_loss"]) < logit_error(case)
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+def test_an_infinite_shift_means_that_another_path_serves(machine: Machine, dtype: str) -> None:
+    p = problem(Case(130, 140, 16, dtype))
+    assert all((x == 0).all() for x in machine.exp_sums(p, math.inf).values())
+    assert machine.softmax_weights(p, math.inf).isnan().all()  # untouched
+
+
+def test_not_a_number_stays_in_its_row_and_column(machine: Machine) -> None:
+    p = problem(Case(140, 150, 16, "bf16", excluded=1))
+    p.rows[3, 5] = math.nan
+    sums = machine.exp_sums(p, 0.0)
+    assert sums["row_sum"][:, 3].isnan().all()
+    assert sums["row_sum"].isnan().sum() == sums["row_sum"].shape[0]
+    assert sums["col_sum"][0].isnan().sum() >= p.cols.shape[0] - 1  # but where the pair is excluded
+
+
+def test_the_order_of_threads_does_not_change_a_bit(program: Path) -> None:
+    p = problem(Case(130, 137, 72, "bf16", excluded=2))
+    for capability in ARCHITECTURES:
+        results = [Machine(program, capability, descending=d, lazy=d).exp_sums(p, 0.0) for d in (False, True)]
+        for name, x in results[0].items():
+            assert torch.equal(x, results[1][name]), name
