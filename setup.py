@@ -11,7 +11,7 @@ import sys
 from setuptools import setup
 
 WANTED = os.environ.get("CLIPFAST_BUILD_CPU", "auto")
-SOURCES = [f"csrc/cpu/{name}.cpp" for name in ("operators", "isa_portable", "isa_avx2", "isa_avx512")]
+SOURCES = [f"csrc/cpu/{name}.cpp" for name in ("operators", "single", "isa_portable", "isa_avx2", "isa_avx512")]
 FLAGS = [
     "-O3",
     "-fopenmp-simd",

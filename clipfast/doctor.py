@@ -26,7 +26,7 @@ def report() -> list[tuple[str, str]]:
     ]
     rows += [(f"backend {name}", "usable" if reason is None else f"not usable: {reason}") for name, reason in usable.items()]
     rows += [
-        ("chosen on the CPU", f"{chosen}; torch for float64 features; reference up to {SMALL} logits"),
+        ("chosen on the CPU", f"{chosen}; torch for float64 features; one tile or the reference up to {SMALL} logits"),
         ("tile, workspace", f"{TILE_SIDE} x {TILE_SIDE}, {DEFAULT_WORKSPACE_BYTES // 2**20} MiB"),
         ("GPU", _gpu()),
     ]

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipfast import checks, reference
+from clipfast import checks, reference, single
 from clipfast.ops import ops
 from clipfast.pairs import IGNORE_INDEX, match, number_of_pairs
-from clipfast.registry import requested
+from clipfast.registry import SINGLE, requested
 from clipfast.tiling import DEFAULT_WORKSPACE_BYTES
 
 IMAGES_AND_TEXTS = ("image_features", "text_features")
@@ -74,9 +74,11 @@ def clip_loss(
         checks.same_number(image_features, text_features, IMAGES_AND_TEXTS, advice)
     scale = checks.number(logit_scale, image_features, "logit_scale")
     bias = None if logit_bias is None else checks.number(logit_bias, image_features, "logit_bias")
-    name = requested(backend, image_features, text_features)
+    name = requested(backend, image_features, text_features, reduction == "mean" and targets is None and not return_stats)
     m = image_features.shape[0]
-    if name == "reference":
+    if name == SINGLE:
+        loss = single.softmax_mean(image_features, text_features, scale, True, normalize)
+    elif name == "reference":
         nll, state = _dense_clip(image_features, text_features, scale, targets, normalize, return_stats)
         loss = _both_directions(nll, m, targets, reduction)
     else:
@@ -118,7 +120,9 @@ def info_nce_loss(
             f"{queries.shape[0]} queries, but only {keys.shape[0]} keys; pass targets (M,) int64, each query's key"
         )
     scale = checks.number(logit_scale, queries, "logit_scale")
-    name = requested(backend, queries, keys)
+    name = requested(backend, queries, keys, reduction == "mean" and targets is None)
+    if name == SINGLE:
+        return single.softmax_mean(queries, keys, scale, False, normalize)
     if name == "reference":
         match(targets, queries.shape[0], keys.shape[0], False, queries.device)
         nll = reference.cross_entropy(reference.logits(queries, keys, scale, normalize), targets)
@@ -152,7 +156,9 @@ def nt_xent_loss(
     checks.same_number(z1, z2, names, "each sample needs its two views")
     scale = checks.number(temperature, z1, "temperature").reciprocal()
     views = torch.cat([z1, z2])
-    name = requested(backend, views, views)
+    name = requested(backend, views, views, reduction == "mean")
+    if name == SINGLE:
+        return single.softmax_mean(views, None, scale, False, normalize)
     if name == "reference":
         return _reduce(reference.nt_xent_nll(reference.logits(views, views, scale, normalize)), None, reduction)
     partner = torch.arange(views.shape[0], device=views.device).roll(z1.shape[0])
@@ -185,7 +191,9 @@ def siglip_loss(
     checks.same_number(image_features, text_features, IMAGES_AND_TEXTS, "the sigmoid loss takes them in pairs")
     scale = checks.number(logit_scale, image_features, "logit_scale")
     bias = checks.number(logit_bias, image_features, "logit_bias")
-    name = requested(backend, image_features, text_features)
+    name = requested(backend, image_features, text_features, reduction == "mean")
+    if name == SINGLE:
+        return single.sigmoid_mean(image_features, text_features, scale, bias, normalize)
     if name == "reference":
         nll = reference.siglip_nll(reference.logits(image_features, text_features, scale, normalize) + bias)
         return _reduce(nll, None, reduction)

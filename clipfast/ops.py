@@ -19,6 +19,7 @@ from clipfast.pairs import compute_dtype, number_of_pairs
 from clipfast.products import Wanted
 from clipfast.sweep import Sweep
 from clipfast.tiling import Budget
+from clipfast.widening import widened
 
 _SOFTMAX = "Tensor rows, Tensor? cols, Tensor scale, Tensor? targets, bool both, bool normalize"
 _SIGMOID = "Tensor rows, Tensor cols, Tensor scale, Tensor bias, bool normalize"
@@ -58,9 +59,9 @@ def _kernel(name: str) -> Callable[[Callable], Callable]:
     return register
 
 
-def _wide(x: Tensor | None) -> Tensor | None:
-    """Features as computed with: what ``*_mean`` keep is rounded once, after the gradient from above has scaled it."""
-    return None if x is None else x.to(compute_dtype(x.dtype))
+def _wide(x: Tensor) -> Tensor:
+    """Features as computed with: what ``*_mean`` give is rounded once, after the gradient from above has scaled it."""
+    return x.to(compute_dtype(x.dtype))
 
 
 def _out(*gradients: tuple[Tensor, Tensor | None]) -> tuple[Tensor, ...]:
@@ -75,7 +76,7 @@ def _state(lines: softmax.Lines) -> Tensor:
 def _softmax_mean(
     rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, want_scale, workspace_bytes, backend
 ):
-    rows, cols = _wide(rows), _wide(cols)
+    rows, cols = widened(rows, cols)
     sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend)
     wanted = Wanted(want_rows, want_cols, want_scale)
     kept = sweep.kept(wanted.any)
@@ -111,7 +112,7 @@ def _softmax_nll_grad(
 
 @_kernel("sigmoid_mean")
 def _sigmoid_mean(rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
-    rows, cols = _wide(rows), _wide(cols)
+    rows, cols = widened(rows, cols)
     share = rows.new_full((rows.shape[0],), 1 / rows.shape[0], dtype=torch.float64)
     wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
     loss, gradients = _sigmoid(share, rows, cols, scale, bias, normalize, wanted, workspace_bytes, backend)
@@ -260,7 +261,7 @@ def _scale(gradient: Tensor, grad: Tensor, like: Tensor) -> Tensor:
     return ops.scaled(gradient, grad, like)  # an operator, so that a second derivative is an error and not a silent zero
 
 
-def _no_second_derivative(ctx, *_):
+def no_second_derivative(ctx, *_):
     raise RuntimeError(
         "clipfast's fused losses have no second derivative (create_graph=True); use backend='reference', which is "
         "dense and differentiable twice"
@@ -276,4 +277,4 @@ _register("sigmoid_nll", _sigmoid_backward, _sigmoid_setup)
 _register("softmax_mean", _mean_backward, lambda ctx, inputs, output: _mean_setup(ctx, inputs, output, places=3))
 _register("sigmoid_mean", _mean_backward, lambda ctx, inputs, output: _mean_setup(ctx, inputs, output, places=4))
 for _name in ("softmax_nll_grad", "sigmoid_nll_grad", "scaled"):
-    _register(_name, _no_second_derivative)
+    _register(_name, no_second_derivative)

@@ -57,8 +57,10 @@ _WHY_NOT = {"cpu": _why_not_cpu, "torch": _why_not_torch, "reference": _why_not_
 NAMES = tuple(_WHY_NOT)
 AUTO = "auto"
 AUTOMATIC = ("cpu", "torch")  # in order of preference
+SINGLE = "single"
 SMALL = 192 * 192
-"""Up to this many logits (144 KiB) the reference runs by itself: a sweep would spend more on calls than on arithmetic."""
+"""Up to this many logits (144 KiB) there is no sweep, which would spend more on calls than on arithmetic: plain mean
+losses on the CPU run as a single tile (``single.py``), all others as the reference."""
 
 
 def backends() -> dict[str, str | None]:
@@ -66,15 +68,18 @@ def backends() -> dict[str, str | None]:
     return {name: why_not(None) for name, why_not in _WHY_NOT.items()}
 
 
-def requested(name: str | None, rows: Tensor, cols: Tensor) -> str:
-    """The backend that a public loss asks its operator for: ``name``, "reference" for small batches, or AUTO.
+def requested(name: str | None, rows: Tensor, cols: Tensor, plain: bool) -> str:
+    """The backend that a public loss asks its operator for: ``name`` or AUTO; SINGLE or "reference" for small batches.
 
-    No predicate runs here: under torch.compile they belong inside the operator, which resolves the name.
+    ``plain``: the mean loss, row i with column i, nothing else asked for. No predicate runs here: under torch.compile they belong inside the operator, which resolves the name.
     """
     if name is None:
         # A compiled graph serves every batch size, so it must not branch on the size.
         small = not torch.compiler.is_compiling() and rows.shape[0] * cols.shape[0] <= SMALL
-        return "reference" if small else AUTO
+        if not small:
+            return AUTO
+        single = plain and rows.is_cpu and rows.dtype != torch.float64 and native.load_error() is None
+        return SINGLE if single else "reference"
     if name not in NAMES:
         raise ValueError(f"backend={name!r} is unknown; accepted: {', '.join(NAMES)}, or None to let clipfast choose")
     return name

@@ -10,7 +10,7 @@ from helpers import CLIP, HALF, LOSSES, NEEDS_EXTENSION, NT_XENT, SIGLIP, SWEEPS
 
 import clipfast
 from clipfast import native
-from clipfast.registry import AUTO, Call, _choose, _why_not_cpu, requested, resolve
+from clipfast.registry import AUTO, SINGLE, Call, _choose, _why_not_cpu, requested, resolve
 
 A, B = (x.float() for x in random_pairs(140, 16))
 FEW = B[:139]
@@ -151,10 +151,13 @@ def test_every_predicate_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> No
     assert "not available: it was not built" in clipfast.backends()["cpu"]
 
 
-def test_small_batches_run_the_reference() -> None:
+@NEEDS_EXTENSION
+def test_small_batches_do_without_a_sweep() -> None:
     x = torch.zeros(193, 16)
-    assert requested(None, x[:192], x[:192]) == "reference"
-    assert requested(None, x, x[:192]) == AUTO
+    assert requested(None, x[:192], x[:192], plain=True) == SINGLE
+    assert requested(None, x[:192], x[:192], plain=False) == "reference"
+    assert requested(None, x[:192].double(), x[:192].double(), plain=True) == "reference"
+    assert requested(None, x, x[:192], plain=True) == AUTO
     assert resolve(AUTO, A).name == _choose(Call("cpu", torch.float32))
     assert resolve(AUTO, A.double()).name == "torch"
 

@@ -1,22 +1,14 @@
 // The CPU tile operations as torch operators on the stable ABI: unpack tensors into tile.h's structs, split the rows over
 // torch's threads, reduce the partial column sums in a fixed order. Arguments are checked on the Python side.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
-#include <optional>
 #include <vector>
 
-#include "tile.h"
+#include "operators.h"
 
 namespace clipfast {
 namespace {
-
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
 
 constexpr int64 kStrip = 32;  // rows that share one float32 partial column sum
 
@@ -31,22 +23,6 @@ const Loops& best_loops() {
 }
 
 const Loops* active = &best_loops();
-
-// Every tensor that comes here is dense; a view that is not would be read out of bounds.
-template <class T>
-const T* data(const Tensor& t) {
-  STD_TORCH_CHECK(t.is_contiguous(), "clipfast_cpu: a tensor is not contiguous");
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-T* out(const Tensor& t) {
-  STD_TORCH_CHECK(t.is_contiguous(), "clipfast_cpu: a tensor is not contiguous");
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-template <class T>
-const T* data(const MaybeTensor& t) {
-  return t ? data<T>(*t) : nullptr;
-}
 
 template <class F>
 void over_rows(int64 rows, const F& body) {
@@ -145,6 +121,8 @@ int64_t instruction_set(int64_t level) {
 
 }  // namespace
 
+const Loops& loops() { return *active; }
+
 STABLE_TORCH_LIBRARY(clipfast_cpu, m) {
   m.def("exp_sums(Tensor scores, Tensor(a!) target, int row0, int col0, Tensor row_factor, Tensor? col_factor, "
         "Tensor? excluded, float shift_log2, Tensor(b!) row_sum, Tensor(c!)? col_sum, Tensor(d!)? row_max, "
@@ -157,6 +135,12 @@ STABLE_TORCH_LIBRARY(clipfast_cpu, m) {
   m.def("paired_dots(Tensor x, Tensor y, Tensor? partner, Tensor(a!) dots) -> ()");
   m.def("finish_rows(Tensor(a!) grad, Tensor x, Tensor? y, Tensor? partner, Tensor? coef, Tensor? projection, float alpha, "
         "float scale, Tensor(b!) dots) -> ()");
+  m.def("softmax_single(Tensor(a!) scores, Tensor left, Tensor right, float scale, bool both, bool views, bool normalize, "
+        "Tensor(b!) loss, Tensor(c!)? state) -> bool");
+  m.def("sigmoid_single(Tensor(a!) scores, Tensor left, Tensor right, float scale, float bias, bool normalize, Tensor(b!) loss, "
+        "Tensor(c!)? state, Tensor(d!) by_bias) -> bool");
+  m.def("finish_single(Tensor(a!)? by_rows, Tensor(b!)? by_cols, Tensor left, Tensor right, float scale, bool views, "
+        "bool normalize, Tensor state, Tensor(c!) by_scale) -> ()");
   m.def("add_transposed(Tensor(a!) target, Tensor source) -> ()");
   m.def("instruction_set(int level) -> int");
 }
@@ -167,6 +151,9 @@ STABLE_TORCH_LIBRARY_IMPL(clipfast_cpu, CPU, m) {
   m.impl("sigmoid", TORCH_BOX(&sigmoid));
   m.impl("paired_dots", TORCH_BOX(&paired_dots));
   m.impl("finish_rows", TORCH_BOX(&finish_rows));
+  m.impl("softmax_single", TORCH_BOX(&softmax_single));
+  m.impl("sigmoid_single", TORCH_BOX(&sigmoid_single));
+  m.impl("finish_single", TORCH_BOX(&finish_single));
   m.impl("add_transposed", TORCH_BOX(&add_transposed));
 }
 
