@@ -1,4 +1,4 @@
-"""Load the compiled CPU extension, once, and remember why when it cannot be."""
+"""Load the compiled extensions, each once and when it is first asked for, and remember why when one cannot be."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from pathlib import Path
 import torch
 
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
+NOT_BUILT = {
+    "cpu": "it was not built (reinstall with a C++ compiler, torch installed first, and --no-build-isolation)",
+    "cuda": "it was not built (reinstall with nvcc, torch installed first, and --no-build-isolation; "
+    "CLIPFAST_BUILD_CUDA=1 shows what is in the way)",
+}
 
 
 @cache
-def load_error() -> str | None:
-    """None when the extension is loaded, else the reason in words."""
-    found = sorted(Path(__file__).parent.glob("_cpu*.so")) + sorted(Path(__file__).parent.glob("_cpu*.pyd"))
+def load_error(extension: str = "cpu", folder: Path = Path(__file__).parent) -> str | None:
+    """None when the extension ("cpu" or "cuda") is loaded, else the reason in words. Loading needs no GPU and no driver."""
+    found = sorted(folder.glob(f"_{extension}*.so")) + sorted(folder.glob(f"_{extension}*.pyd"))
     if not found:
-        return "it was not built (reinstall with a C++ compiler, torch installed first, and --no-build-isolation)"
+        return NOT_BUILT[extension]
     try:
         torch.ops.load_library(found[0])
     except (OSError, RuntimeError) as error:

@@ -24,7 +24,7 @@ struct Fragment {
   // Distances from the first row and the first column.
   static __device__ __forceinline__ constexpr int row_step(int r) { return (r / 2) * 16 + (r % 2) * 8; }
   static __device__ __forceinline__ constexpr int col_step(int c) { return (c / 2) * 8 + c % 2; }
-  static constexpr int kColSpan = kPiecesN * 8;
+  static constexpr int kWarpRows = kPiecesM * 16, kColSpan = kPiecesN * 8;  // of the whole warp
 
   template <class F>
   __device__ __forceinline__ void each(const F& f) {

@@ -43,13 +43,13 @@ struct MmaGemm {
   // One side of a stage. What lies beyond the last row or the width is filled with zeros.
   static __device__ __forceinline__ void load(char* stage, const char* source, int64 stride, int first, int count, int byte, int width) {
     constexpr int kPieces = kRowBytes / 16, kRowsAtOnce = kThreads / kPieces;
-    const int piece = thread() % kPieces, at = byte + piece * 16;
+    const int piece = thread() % kPieces, row = thread() / kPieces, at = byte + piece * 16;
+    const int rows = at < width ? count - first - row : 0;  // those below are inside
+    const char* from = source + (first + row) * stride + at;
+    char* to = stage + swizzled(row, piece);
 #pragma unroll
-    for (int i = 0; i < kBlockM / kRowsAtOnce; ++i) {
-      const int row = thread() / kPieces + i * kRowsAtOnce;
-      const bool inside = first + row < count && at < width;
-      ptx::cp_async_16(stage + swizzled(row, piece), inside ? source + (first + row) * stride + at : source, inside);
-    }
+    for (int i = 0; i < kBlockM; i += kRowsAtOnce)
+      ptx::cp_async_16(to + i * kRowBytes, i < rows ? from + i * stride : source, i < rows);
   }
 
   static __device__ __forceinline__ void load_stage(char* shared, const Tile& t, Block block, int step) {
@@ -62,16 +62,17 @@ struct MmaGemm {
   }
 
   static __device__ __forceinline__ void multiply_stage(Accumulators& f, const char* rows, const char* cols, int warp_row, int warp_col) {
-    const int lane = ptx::lane();
+    const int lane = ptx::lane();  // 16 rows further the swizzle is the same
+    const int row = warp_row + lane % 16, col = warp_col + lane % 8 + lane / 16 * 8;
 #pragma unroll
     for (int piece = 0; piece < kRowBytes / 16; piece += 2) {
       uint32 a[4][4], b[4][4];  // 16 rows each, 16 columns each
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        ptx::load_matrices<T>(a[i], rows + swizzled(warp_row + i * 16 + lane % 16, piece + lane / 16));
+        ptx::load_matrices<T>(a[i], rows + swizzled(row, piece + lane / 16) + i * 16 * kRowBytes);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        ptx::load_matrices<T>(b[j], cols + swizzled(warp_col + j * 16 + lane % 8 + lane / 16 * 8, piece + lane / 8 % 2));
+        ptx::load_matrices<T>(b[j], cols + swizzled(col, piece + lane / 8 % 2) + j * 16 * kRowBytes);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -86,6 +87,7 @@ struct MmaGemm {
     const int warp = thread() / 32, lane = ptx::lane(), warp_row = warp / kWarpsN * 64, warp_col = warp % kWarpsN * 64;
     Accumulators f(warp_row + lane / 4, warp_col + lane % 4 * 2);
     for (int step = 0; step < kStages - 1; ++step) load_stage(shared, t, block, step);
+#pragma unroll 1
     for (int step = 0; step * kRowBytes < t.width_bytes; ++step) {
       ptx::cp_async_wait<kStages - 2>();
       __syncthreads();  // this step has arrived for everyone, and everyone has left the stage that is loaded next

@@ -41,13 +41,17 @@ struct Excluded {
   __device__ __forceinline__ bool holds(int step) const { return column[0] == step || column[1] == step; }
 };
 
-template <class Gemm>
-__device__ __forceinline__ void mask(typename Gemm::Accumulators& f, const Tile& t, int row, int col) {
-  using F = typename Gemm::Accumulators;
-  bool touched = row + F::row_step(F::kRows - 1) >= t.m || col + F::col_step(F::kCols - 1) >= t.n;
+// Whether the warp's rows and columns hold a pair to mask; they start at (row, col). Each lane looks at other rows.
+template <class F>
+__device__ __forceinline__ bool warp_touched(const Tile& t, int row, int col) {
+  bool touched = row + F::kWarpRows > t.m || col + F::kColSpan > t.n;
 #pragma unroll
-  for (int r = 0; r < F::kRows; ++r) touched = Excluded<F::kColSpan>(t, row + F::row_step(r), col).any() || touched;
-  if (!ptx::any_lane(touched)) return;  // true of most warps, which then save two comparisons for each pair
+  for (int r = ptx::lane(); r < F::kWarpRows; r += 32) touched = Excluded<F::kColSpan>(t, row + r, col).any() || touched;
+  return ptx::any_lane(touched);
+}
+
+template <class F>
+__device__ __forceinline__ void mask(F& f, const Tile& t, int row, int col) {
 #pragma unroll
   for (int r = 0; r < F::kRows; ++r) {
     const Excluded<F::kColSpan> excluded(t, row + F::row_step(r), col);
@@ -75,7 +79,8 @@ __device__ __forceinline__ void to_logits(typename Gemm::Accumulators& f, const 
 #pragma unroll
     for (int c = 0; c < F::kCols; ++c) f(r, c) = z(f(r, c));
   }
-  mask<Gemm>(f, t, row, col);
+  // Most warps have nothing to mask and save two comparisons for each pair.
+  if (warp_touched<F>(t, row - ptx::lane() / 4, col - ptx::lane() % 4 * 2)) mask(f, t, row, col);
 }
 
 }  // namespace cuda

@@ -54,7 +54,7 @@ __device__ __forceinline__ void reduce_rows(typename Gemm::Accumulators& f, floa
 template <class Op, class Gemm>
 __device__ __forceinline__ void reduce_cols(typename Gemm::Accumulators& f, float* scratch, float* out, Block block, int n) {
   using F = typename Gemm::Accumulators;
-  float* part = scratch + (f.first_row / (F::kRows * 8)) * Gemm::kBlockN + f.first_col;
+  float* part = scratch + (f.first_row / F::kWarpRows) * Gemm::kBlockN + f.first_col;
 #pragma unroll
   for (int c = 0; c < F::kCols; ++c) {
     float total = f(0, c);

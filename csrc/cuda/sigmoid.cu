@@ -15,14 +15,17 @@ template <class Gemm>
 __device__ __forceinline__ void weigh(typename Gemm::Accumulators& f, const Tile& t, const Sigmoid& s, Block block) {
   using F = typename Gemm::Accumulators;
   const int row = block.m * Gemm::kBlockM + f.first_row, col = block.n * Gemm::kBlockN + f.first_col;
+  float g[F::kRows], a[F::kRows];
+#pragma unroll
+  for (int r = 0; r < F::kRows; ++r) {
+    g[r] = value_or(s.row_weight, row + F::row_step(r), t.m, 1.0f);
+    a[r] = value_or(s.row_inner, row + F::row_step(r), t.m, 1.0f);
+  }
 #pragma unroll
   for (int c = 0; c < F::kCols; ++c) {
     const float b = value_or(s.col_inner, col + F::col_step(c), t.n, 1.0f);
 #pragma unroll
-    for (int r = 0; r < F::kRows; ++r) {
-      const int i = row + F::row_step(r);
-      f(r, c) *= value_or(s.row_weight, i, t.m, 1.0f) * (value_or(s.row_inner, i, t.m, 1.0f) * b);
-    }
+    for (int r = 0; r < F::kRows; ++r) f(r, c) *= g[r] * (a[r] * b);
   }
 }
 
@@ -30,10 +33,9 @@ template <class Gemm>
 __global__ void __launch_bounds__(Gemm::kThreads, Gemm::kBlocksPerSm)
     sigmoid_kernel(const __grid_constant__ typename Gemm::Operands operands, const __grid_constant__ Tile t,
                    const __grid_constant__ Sigmoid s) {
-  const float bias = static_cast<float>(*s.bias);
   Gemm::run(operands, t, [&](typename Gemm::Accumulators& f, Block block, char* shared) {
     float* scratch = reinterpret_cast<float*>(shared);
-    to_logits<Gemm>(f, t, block, bias);
+    to_logits<Gemm>(f, t, block, static_cast<float>(*s.bias));
     reduce_rows<Sum, Gemm>(f, scratch, s.row_loss, block, t.m, [](float z) { return softplus(z, decay(z)); });
     if (!s.row_weight_sum && !s.out) return;
     f.each([](float z) { return sigmoid_of(z, decay(z)); });
