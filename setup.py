@@ -18,7 +18,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 WANTED = {"cpu": os.environ.get("CLIPFAST_BUILD_CPU", "auto"), "cuda": os.environ.get("CLIPFAST_BUILD_CUDA", "auto")}
 TARGET = "-DTORCH_TARGET_VERSION=0x020a000000000000"
@@ -140,4 +140,10 @@ def extensions() -> dict:
 
 
 built = extensions()
-setup(**built, options={"bdist_wheel": {"py_limited_api": "cp310"}} if built.get("ext_modules") else {})
+# kernels/ is imported as clipfast.kernels: a top-level package of that name would collide with others.
+setup(
+    packages=[*find_packages(include=["clipfast*"]), "clipfast.kernels"],
+    package_dir={"clipfast.kernels": "kernels"},
+    **built,
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if built.get("ext_modules") else {},
+)
