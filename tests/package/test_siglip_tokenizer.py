@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from peers import peer_module
+from texts import varied_texts
 
 from clipfast.siglip_tokenizer import SentencePieceTokenizer, canonicalize
 
@@ -72,8 +74,6 @@ def test_a_long_text_is_refused_or_keeps_its_end(model: Path) -> None:
 
 
 def test_canonical_text_and_rows_equal_open_clips(model: Path) -> None:
-    from texts import peer_module, varied_texts
-
     theirs = peer_module("open_clip", "tokenizer.py", "open_clip_torch").canonicalize_text
     assert all(canonicalize(text) == theirs(text) for text in varied_texts(5000))
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from texts import peer_module, varied_texts
+from peers import peer_module
+from texts import varied_texts
 
 from clipfast import bpe, vocabulary
 from clipfast.tokenizer import Tokenizer, default_tokenizer, tokenize

@@ -1,15 +1,10 @@
-"""Deterministic strings that a tokenizer may trip over, and the peers' tokenizers, loaded without their packages."""
+"""Deterministic strings that a tokenizer may trip over."""
 
 # ruff: noqa: RUF001
 
 from __future__ import annotations
 
-import importlib.util
 import random
-from pathlib import Path
-from types import ModuleType
-
-import pytest
 
 ENGLISH = (
     "a photo of the cat dog's DON'T we'll they've I'm he'd you're it's 3.14 2026-11-21 hello-world snake_case C++ #tag @name"
@@ -79,15 +74,3 @@ def varied_texts(count: int, special_tokens: bool = True) -> list[str]:
             parts.insert(chance.randint(0, len(parts)), chance.choice(SPECIAL_TOKENS))
         found["".join(part + chance.choice(("", " ", " ", chance.choice(SPACES))) for part in parts)] = None
     return list(found)
-
-
-def peer_module(package: str, file: str, why: str) -> ModuleType:
-    """One module of an installed package, without running the package, which would import torchvision."""
-    spec = importlib.util.find_spec(package)
-    path = Path(spec.submodule_search_locations[0]) / file if spec and spec.submodule_search_locations else None
-    if path is None or not path.is_file():
-        pytest.skip(f"{why} is not installed")
-    loaded = importlib.util.spec_from_file_location(f"peer_{package}_{path.stem}", path)
-    module = importlib.util.module_from_spec(loaded)
-    loaded.loader.exec_module(module)
-    return module
