@@ -1,51 +1,76 @@
-"""The text tower: a causal transformer read at the token that ends the text."""
+"""The text tower: a transformer read at one position, or a bag of words."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from clipfast.models.config import TextConfig
-from clipfast.models.transformer import ResidualAttentionBlock, Transformer
+from clipfast.models.config import BagOfWordsConfig, TextConfig
+from clipfast.models.initialise import initialise_text
+from clipfast.models.layers import LayerNorm, make_projection, project
+from clipfast.models.transformer import Transformer
 
 
 class TextTower(nn.Module):
     """Token ids (B, L), L at most ``context_length``, to features (B, embed_dim), not normalised.
 
-    The highest id in a row must be its end-of-text token, as in OpenAI's vocabulary: the feature is read there, and
-    the causal mask keeps what follows (the padding) out of it.
+    With ``pool="highest"`` the highest id in a row must be its end-of-text token, as in OpenAI's vocabulary: the feature
+    is read there, and the causal mask keeps what follows (the padding) out of it. With ``pool="last"`` the feature is
+    read at the last of exactly ``context_length`` tokens. A bag of words averages all tokens but the padding.
     """
 
-    def __init__(self, config: TextConfig, embed_dim: int) -> None:
+    def __init__(self, config: TextConfig | BagOfWordsConfig, embed_dim: int) -> None:
         super().__init__()
+        self.text_config = config
         self.context_length = config.context_length
+        self.vocab_size = config.vocab_size
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
-        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
-        self.transformer = Transformer(config.width, config.layers, config.heads, causal=True)
-        self.ln_final = nn.LayerNorm(config.width)
-        self.text_projection = nn.Parameter(torch.empty(config.width, embed_dim))
-        _initialise(self, config)
+        self.positional_embedding: nn.Parameter | None = None
+        self.transformer: Transformer | None = None
+        if isinstance(config, TextConfig):
+            self.positional_embedding = nn.Parameter(torch.empty(config.context_length, config.width))
+            self.transformer = Transformer(config.block, config.layers)
+        self.ln_final = LayerNorm(config.width, config.norm_eps)
+        self.text_projection = make_projection(config.projection, config.width, embed_dim)
+        initialise_text(self)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, L) ids -> (B, embed_dim)."""
-        length = tokens.shape[1]
-        if length > self.context_length:
-            raise ValueError(f"the texts have {length} tokens, but the model reads at most {self.context_length}")
-        x = self.token_embedding(tokens) + self.positional_embedding[:length]
-        x = self.transformer(x)
-        ends = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]
-        return self.ln_final(ends) @ self.text_projection
+        self._check(tokens)
+        if isinstance(self.text_config, BagOfWordsConfig):
+            words = self._mean(tokens, self.text_config.pad_id)
+        elif self.text_config.pool == "last":
+            words = self._read(tokens)[:, -1]
+        else:
+            rows = torch.arange(len(tokens), device=tokens.device)
+            words = self._read(tokens)[rows, tokens.argmax(dim=-1)]
+        return project(self.ln_final(words), self.text_projection)
 
+    def _check(self, tokens: Tensor) -> None:
+        if tokens.ndim != 2:
+            raise ValueError(f"texts are token ids (B, length), but these are {tuple(tokens.shape)}")
+        length, limit = tokens.shape[1], self.context_length
+        if length > limit:
+            raise ValueError(f"the texts have {length} tokens, but the model reads at most {limit}")
+        if length < limit and getattr(self.text_config, "pool", None) == "last":
+            raise ValueError(f"the texts have {length} tokens, but the model reads the last of {limit}: pad them to {limit}")
 
-def _initialise(tower: TextTower, config: TextConfig) -> None:
-    """OpenAI's: the residual branches shrink with the depth, so that the sum's variance does not grow with it."""
-    width, branch_std = config.width, config.width**-0.5 * (2 * config.layers) ** -0.5
-    nn.init.normal_(tower.token_embedding.weight, std=0.02)
-    nn.init.normal_(tower.positional_embedding, std=0.01)
-    nn.init.normal_(tower.text_projection, std=width**-0.5)
-    for block in tower.transformer.resblocks:
-        assert isinstance(block, ResidualAttentionBlock)
-        nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
-        nn.init.normal_(block.attn.out_proj.weight, std=branch_std)
-        nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-        nn.init.normal_(block.mlp.c_proj.weight, std=branch_std)
+    def _read(self, tokens: Tensor) -> Tensor:
+        assert self.transformer is not None
+        assert self.positional_embedding is not None
+        dtype = self.text_dtype
+        x = self.token_embedding(tokens).to(dtype) + self.positional_embedding[: tokens.shape[1]].to(dtype)
+        return self.transformer(x)
+
+    def _mean(self, tokens: Tensor, pad_id: int) -> Tensor:
+        words = (tokens != pad_id).unsqueeze(-1)
+        embedded = self.token_embedding(tokens)
+        return ((embedded * words).sum(dim=1) / words.sum(dim=1).clamp_min(1)).to(self.text_dtype)
+
+    @property
+    def text_dtype(self) -> torch.dtype:
+        """The dtype of what runs through the tower: that of its projections, which are converted to half precision."""
+        if self.transformer is not None:
+            return self.transformer.resblocks[0].get_parameter("attn.in_proj_weight").dtype
+        projection = self.text_projection.weight if isinstance(self.text_projection, nn.Linear) else self.text_projection
+        return self.token_embedding.weight.dtype if projection is None else projection.dtype
