@@ -1,0 +1,77 @@
+"""Pass 2 on the range guard's slow path: weights from each line's own log-sum-exp, in float64."""
+
+import torch
+import triton
+import triton.language as tl
+
+from clipfast.kernels.exact_lse import SIDE, exact_logits
+
+
+@triton.jit(do_not_specialize=["m", "n", "first_col"])
+def exact_weights_kernel(
+    rows, cols, row_factor, col_factor, excluded, shift, row_lse, col_lse, row_share, col_share, row_inner, col_inner, out,
+    out_stride, m, n, width, row_stride, col_stride, first_col, EXCLUDED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr,
+):  # fmt: skip
+    """Replaces, where ``shift`` is infinite; ``out`` stays as it is where it is not::
+
+    z = row_factor[:, None] * (rows.double() @ cols.double().T) * col_factor
+    z[excluded pairs] = -inf
+    w = row_share[:, None] * (z - row_lse[:, None]).exp() + col_share * (z - col_lse).exp()
+    out = (w * row_inner[:, None] * col_inner).to(rows.dtype)
+    """
+    if tl.load(shift) != float("inf"):
+        return
+    blocks = tl.cdiv(m, BM) * tl.cdiv(n, BN)
+    for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
+        i = block // tl.cdiv(n, BN) * BM + tl.arange(0, BM)
+        j = block % tl.cdiv(n, BN) * BN + tl.arange(0, BN)
+        in_row, in_col = i < m, j < n
+        z = exact_logits(
+            rows,
+            cols,
+            row_factor,
+            col_factor,
+            excluded,
+            i,
+            j,
+            m,
+            n,
+            first_col,
+            width,
+            row_stride,
+            col_stride,
+            EXCLUDED,
+            BK,
+            BM,
+            BN,
+        )
+        w = tl.load(row_share + i, mask=in_row, other=0.0)[:, None] * tl.exp(
+            z - tl.load(row_lse + i, mask=in_row, other=0.0)[:, None]
+        )
+        if col_lse is not None:
+            w += tl.load(col_share + j, mask=in_col, other=0.0)[None, :] * tl.exp(
+                z - tl.load(col_lse + j, mask=in_col, other=0.0)[None, :]
+            )
+        if row_inner is not None:
+            w = (
+                w
+                * tl.load(row_inner + i, mask=in_row, other=0.0)[:, None]
+                * tl.load(col_inner + j, mask=in_col, other=0.0)[None, :]
+            )
+        at = out + i.to(tl.int64)[:, None] * out_stride + j[None, :]
+        tl.store(at, w.to(out.dtype.element_ty), mask=in_row[:, None] & in_col[None, :])
+
+
+def exact_weights(
+    rows, cols, row_factor, col_factor, row_inner, col_inner, excluded, shift, row_lse, col_lse, row_share, col_share, first_col,
+    out: torch.Tensor,
+) -> None:  # fmt: skip
+    """Factors, shares and log-sum-exps float64, those of a line without share infinite; ``out`` (m, n)."""
+    m, n = out.shape
+    programs = min(1024, triton.cdiv(m, SIDE) * triton.cdiv(n, SIDE))  # few, since they seldom have anything to do
+    exact_weights_kernel[(programs,)](
+        rows, cols, row_factor, col_factor, excluded, shift, row_lse, col_lse, row_share, col_share, row_inner, col_inner, out,
+        out.stride(0), m, n, rows.shape[1], rows.stride(0), cols.stride(0), first_col, EXCLUDED=excluded.shape[1], BM=SIDE, BN=SIDE,
+        BK=SIDE, num_warps=4,
+    )  # fmt: skip

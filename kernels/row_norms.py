@@ -1,0 +1,38 @@
+"""What normalises the features, in one pass over them."""
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["count"])
+def row_norms_kernel(x, norm, inverse, projection, count, width, stride, eps, B: tl.constexpr, BK: tl.constexpr):
+    """Replaces, in float64 (``F.normalize`` divides by the clamped norm, which has no derivative where it is clamped)::
+
+    norm = x.double().norm(dim=1)
+    inverse = 1 / norm.clamp_min(eps)
+    projection = inverse.square() * (norm > eps)
+    """
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    inside = i < count
+    total = tl.zeros((B,), tl.float64)
+    for k in range(0, width, BK):
+        j = k + tl.arange(0, BK)
+        mask = inside[:, None] & (j < width)[None, :]
+        v = tl.load(x + i.to(tl.int64)[:, None] * stride + j[None, :], mask=mask, other=0.0).to(tl.float64)
+        total += tl.sum(v * v, 1)
+    length = tl.sqrt(total)
+    reciprocal = 1.0 / tl.where(length < eps, eps, length)  # NaN stays NaN
+    tl.store(norm + i, length, mask=inside)
+    tl.store(inverse + i, reciprocal, mask=inside)
+    tl.store(projection + i, tl.where(length > eps, reciprocal * reciprocal, 0.0), mask=inside)
+
+
+def row_norms(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """(3, R) float64 of ``x`` (R, D): norms, clamped inverses, projections."""
+    result = torch.empty(3, x.shape[0], dtype=torch.float64, device=x.device)
+    block = 4
+    width = min(1024, triton.next_power_of_2(x.shape[1]))
+    grid = (triton.cdiv(x.shape[0], block),)
+    row_norms_kernel[grid](x, *result.unbind(), x.shape[0], x.shape[1], x.stride(0), eps, B=block, BK=width)
+    return result
