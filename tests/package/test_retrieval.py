@@ -145,7 +145,7 @@ print(json.dumps({"few": used(few, 25_000, 16), "many": used(many, 2_500, 16), "
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_is_the_result_and_the_workspace() -> None:
-    """25,000 x 25,000 similarities would take 2.3 GiB, 12,000 x 12,000 ones 549 MiB; merging 1500 candidates of 1000 rows 103."""
+    """25,000 x 25,000 similarities would take 2.3 GiB, 12,000 x 12,000 ones 549 MiB; 1500 candidates of 1000 queries 103."""
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
     if "clear_refs" in done.stderr:
         pytest.skip("the kernel does not let a process reset its high-water mark")
