@@ -18,12 +18,16 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
+struct Scalar {
+  ScalarType type;
+  const char* name;
+};
 template <class T>
-constexpr ScalarType kScalar = ScalarType::Float;
+constexpr Scalar kScalar = {ScalarType::Float, "float32"};
 template <>
-constexpr ScalarType kScalar<double> = ScalarType::Double;
+constexpr Scalar kScalar<double> = {ScalarType::Double, "float64"};
 template <>
-constexpr ScalarType kScalar<int64> = ScalarType::Long;
+constexpr Scalar kScalar<int64> = {ScalarType::Long, "int64"};
 
 inline std::string shape_of(const Tensor& t) {
   std::string text = "(";
@@ -45,8 +49,8 @@ inline void check_shape(const char* name, const Tensor& t, std::initializer_list
 // The data of a dense tensor of `count` elements on the GPU.
 template <class T>
 T* vector_of(const char* name, const Tensor& t, int64 count) {
-  STD_TORCH_CHECK(t.is_cuda() && t.is_contiguous() && t.scalar_type() == kScalar<T>, "clipfast_cuda: ", name,
-                  " must be contiguous, on the GPU, and of the dtype that the schema's comment names");
+  STD_TORCH_CHECK(t.is_cuda() && t.is_contiguous() && t.scalar_type() == kScalar<T>.type, "clipfast_cuda: ", name,
+                  " must be contiguous, on the GPU, and ", kScalar<T>.name);
   STD_TORCH_CHECK(t.numel() == count, "clipfast_cuda: ", name, " has ", t.numel(), " elements, expected ", count);
   return static_cast<T*>(t.mutable_data_ptr());
 }
@@ -85,7 +89,9 @@ inline Tile tile_of(const Tensor& rows, const Tensor& cols, const Tensor& row_fa
   const Features r = features("rows", rows), c = features("cols", cols);
   STD_TORCH_CHECK(rows.size(1) == cols.size(1) && rows.scalar_type() == cols.scalar_type(),
                   "clipfast_cuda: rows and cols must have one width and one dtype");
-  const int64 m = rows.size(0), n = cols.size(0), per_row = excluded.dim() == 2 ? excluded.size(1) : 0;
+  const int64 m = rows.size(0), n = cols.size(0);
+  STD_TORCH_CHECK((m / 128 + 1) * (n / 128 + 1) < int64{1} << 31, "clipfast_cuda: a tile of ", m, " x ", n, " pairs has too many blocks");
+  const int64 per_row = excluded.dim() == 2 ? excluded.size(1) : 0;
   STD_TORCH_CHECK(per_row == 1 || per_row == 2, "clipfast_cuda: excluded must have 1 or 2 columns, but has the shape ", shape_of(excluded));
   return {r.data, c.data, r.stride, c.stride, static_cast<int>(m), static_cast<int>(n),
           static_cast<int>(rows.size(1) * static_cast<int64>(rows.element_size())), dtype_of(rows),

@@ -28,9 +28,9 @@ __global__ void __launch_bounds__(Gemm::kThreads, Gemm::kBlocksPerSm)
     exp_sums_kernel(const __grid_constant__ typename Gemm::Operands operands, const __grid_constant__ Tile t,
                     const __grid_constant__ ExpSums s) {
   if (*s.shift == ptx::kInfinity) return clear_all<Gemm>(t, s);
-  Gemm::run(operands, t, [&](typename Gemm::Accumulators& f, Block block, char* shared) {
-    float* scratch = reinterpret_cast<float*>(shared);
-    to_logits<Gemm>(f, t, block, -static_cast<float>(*s.shift));
+  Gemm::run(operands, t, {t.col_factor}, [&](typename Gemm::Accumulators& f, Block block, const Shared& shared) {
+    float* scratch = reinterpret_cast<float*>(shared.scratch);
+    to_logits<Gemm>(f, t, shared, block, -static_cast<float>(*s.shift));
     f.each([](float z) { return ptx::exp2(z); });
     reduce_rows<Sum, Gemm>(f, scratch, s.row_sum, block, t.m);
     if (s.col_sum) reduce_cols<Sum, Gemm>(f, scratch, s.col_sum, block, t.n);

@@ -3,6 +3,7 @@
 // a row are 16 halves or 8 floats, and ldmatrix moves bytes.
 #pragma once
 
+#include "columns.h"
 #include "device.h"
 #include "fragment.h"
 #include "reduce.h"
@@ -26,11 +27,12 @@ struct MmaGemm {
   static constexpr int kStageBytes = (kBlockM + kBlockN) * kRowBytes;
   struct Operands {};
 
-  // The epilogue's scratch lies over the stages, which it no longer needs.
-  static constexpr int shared_bytes() {
-    const int scratch = kScratch == Scratch::kSums ? reduce_bytes<MmaGemm>() : store_bytes<MmaGemm>();
+  // The epilogue's scratch lies over the stages, which it no longer needs; the column vectors lie behind both.
+  static __host__ __device__ constexpr int columns_at() {
+    constexpr int scratch = kScratch == Scratch::kSums ? reduce_bytes<MmaGemm>() : store_bytes<MmaGemm>();
     return scratch > kStages * kStageBytes ? scratch : kStages * kStageBytes;
   }
+  static constexpr int shared_bytes() { return columns_at() + columns_bytes<MmaGemm>(); }
   static Operands operands(const Tile&) { return {}; }
   static int grid(const Tile& t, const Device&) { return blocks_along(t.m, kBlockM) * blocks_along(t.n, kBlockN); }
 
@@ -80,12 +82,15 @@ struct MmaGemm {
     }
   }
 
-  template <class Epilogue>
-  static __device__ __forceinline__ void run(const Operands&, const Tile& t, const Epilogue& epilogue) {
+  template <int kVectors, class Epilogue>
+  static __device__ __forceinline__ void run(const Operands&, const Tile& t, const float* const (&vectors)[kVectors],
+                                             const Epilogue& epilogue) {
     char* shared = ptx::shared_memory();
+    float* columns = reinterpret_cast<float*>(shared + columns_at());
     const Block block = block_at(blockIdx.x, blocks_along(t.m, kBlockM), blocks_along(t.n, kBlockN));
     const int warp = thread() / 32, lane = ptx::lane(), warp_row = warp / kWarpsN * 64, warp_col = warp % kWarpsN * 64;
     Accumulators f(warp_row + lane / 4, warp_col + lane % 4 * 2);
+    load_columns<MmaGemm>(columns, vectors, block, t.n);  // joins the first stage's group
     for (int step = 0; step < kStages - 1; ++step) load_stage(shared, t, block, step);
 #pragma unroll 1
     for (int step = 0; step * kRowBytes < t.width_bytes; ++step) {
@@ -97,7 +102,7 @@ struct MmaGemm {
     }
     ptx::cp_async_wait<0>();
     __syncthreads();
-    epilogue(f, block, shared);
+    epilogue(f, block, {columns, shared});
   }
 };
 

@@ -2,6 +2,7 @@
 // -inf: its exponential, its softplus and its sigmoid are then exactly 0, and no later step needs to know about it.
 #pragma once
 
+#include "columns.h"
 #include "device.h"
 #include "fragment.h"
 #include "tile.h"
@@ -38,7 +39,7 @@ struct Excluded {
     }
   }
   __device__ __forceinline__ bool any() const { return column[0] >= 0 || column[1] >= 0; }
-  __device__ __forceinline__ bool holds(int step) const { return column[0] == step || column[1] == step; }
+  __device__ __forceinline__ bool holds(int step) const { return (column[0] == step) | (column[1] == step); }
 };
 
 // Whether the warp's rows and columns hold a pair to mask; they start at (row, col). Each lane looks at other rows.
@@ -57,21 +58,25 @@ __device__ __forceinline__ void mask(F& f, const Tile& t, int row, int col) {
     const Excluded<F::kColSpan> excluded(t, row + F::row_step(r), col);
 #pragma unroll
     for (int c = 0; c < F::kCols; ++c) {
-      const bool outside = row + F::row_step(r) >= t.m || col + F::col_step(c) >= t.n;
-      if (outside || excluded.holds(F::col_step(c))) f(r, c) = -ptx::kInfinity;
+      const bool outside = (row + F::row_step(r) >= t.m) | (col + F::col_step(c) >= t.n);
+      f(r, c) = outside | excluded.holds(F::col_step(c)) ? -ptx::kInfinity : f(r, c);
     }
   }
 }
 
+// The first column vector holds the columns' factors.
 template <class Gemm>
-__device__ __forceinline__ void to_logits(typename Gemm::Accumulators& f, const Tile& t, Block block, float offset) {
+__device__ __forceinline__ void to_logits(typename Gemm::Accumulators& f, const Tile& t, const Shared& shared, Block block, float offset) {
   using F = typename Gemm::Accumulators;
   const int row = block.m * Gemm::kBlockM + f.first_row, col = block.n * Gemm::kBlockN + f.first_col;
 #pragma unroll
-  for (int c = 0; c < F::kCols; ++c) {
-    const float factor = value_or(t.col_factor, col + F::col_step(c), t.n, 1.0f);
+  for (int c = 0; c < F::kCols; c += 2) {
+    const Pair factor = column_pair<Gemm>(shared, 0, f, c);
 #pragma unroll
-    for (int r = 0; r < F::kRows; ++r) f(r, c) *= factor;
+    for (int r = 0; r < F::kRows; ++r) {
+      f(r, c) *= factor.value[0];
+      f(r, c + 1) *= factor.value[1];
+    }
   }
 #pragma unroll
   for (int r = 0; r < F::kRows; ++r) {

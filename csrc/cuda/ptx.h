@@ -1,6 +1,7 @@
 // Every PTX instruction that the kernels use, one small function each. csrc/emulation/ptx.h offers the same functions on the CPU.
 #pragma once
 
+#include "tensor_map.h"
 #include "tile.h"
 
 namespace clipfast {
@@ -28,11 +29,11 @@ PTX float exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-// x / y within two units in the last place, for y up to 2^126.
-PTX float divide(float x, float y) {
-  float z;
-  asm("div.approx.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
-  return z;
+// 1 / x within one unit in the last place, for normal x and 1 / x.
+PTX float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 // To TF32, rounded to nearest: mma.sync itself would drop the low bits.
 PTX uint32 round_to_tf32(uint32 x) {
@@ -63,6 +64,10 @@ PTX void store_pair(BFloat16* to, float x, float y) {
 // Starts a copy of 16 bytes to shared memory; zeros where not `inside` (`from` is then not read).
 PTX void cp_async_16(void* to, const void* from, bool inside) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(inside ? 16 : 0) : "memory");
+}
+// The same for 4 bytes.
+PTX void cp_async_4(void* to, const void* from, bool inside) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(inside ? 4 : 0) : "memory");
 }
 // Closes the group of copies that this thread has started since the last one.
 PTX void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -107,6 +112,104 @@ PTX void mma<float>(float* c, const uint32* a, const uint32* b) {
   CLIPFAST_MMA("tf32", "m16n8k8");
 }
 #undef CLIPFAST_MMA
+
+// --- sm_90a: registers per thread, for all of a warpgroup's warps
+
+template <int kCount>
+PTX void registers_up() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+PTX void registers_down() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
+// --- sm_90a: barriers that count arrivals and the bytes of copies, in shared memory
+
+using Barrier = unsigned long long;
+
+PTX void barrier_init(Barrier* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+// Lets the copy engine see the barriers that this thread has initialised.
+PTX void fence_for_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+PTX void barrier_arrive(Barrier* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+// Arrives, and makes the phase wait for `bytes` more bytes of copies.
+PTX void barrier_arrive_expecting(Barrier* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+// Waits for the end of the phase of this parity. A fresh barrier is in phase 0, so a wait for parity 1 returns at once.
+PTX void barrier_wait(Barrier* barrier, uint32 parity) {
+  uint32 done = 0;
+  while (!done)
+    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(done)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
+}
+
+// --- sm_90a: TMA
+
+// Starts the copy of a box of 128-byte rows, the first at (byte / 2, row), swizzled, zeros beyond the matrix. Its bytes count
+// towards `barrier`.
+PTX void tma_load(void* to, const TensorMap* map, Barrier* barrier, int byte, int row) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+                   shared_address(to)),
+               "l"(map), "r"(byte / 2), "r"(row), "r"(shared_address(barrier))
+               : "memory");
+}
+PTX void tma_prefetch(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
+
+// --- sm_90a: tensor cores, four warps together
+
+// Rows of 128 bytes, swizzled, 1024 bytes from one group of 8 rows to the next. 2 more is 32 bytes further along the rows.
+PTX uint64_t matrix_descriptor(const void* matrix) {
+  constexpr uint64_t kSwizzle128 = 1ull << 62, kGroupStride = uint64_t{1024 / 16} << 32, kUnused = 1ull << 16;
+  return kSwizzle128 | kGroupStride | kUnused | (shared_address(matrix) & 0x3ffff) >> 4;
+}
+// Orders the warps' registers before the products that follow.
+PTX void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+PTX void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits until at most kPending groups of products are under way. The compiler may not move a use of d above it.
+template <int kPending>
+PTX void wgmma_wait(float (&d)[128]) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+#pragma unroll
+  for (int k = 0; k < 128; ++k) asm volatile("" : "+f"(d[k])::"memory");
+}
+
+// d (64 x 256, this thread's part) += a (64 rows of 32 bytes) * b (256 columns of 32 bytes).
+template <class T>
+PTX void wgmma(float (&d)[128], uint64_t a, uint64_t b);
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define CLIPFAST_D8(k) "+f"(d[k]), "+f"(d[k + 1]), "+f"(d[k + 2]), "+f"(d[k + 3]), "+f"(d[k + 4]), "+f"(d[k + 5]), "+f"(d[k + 6]), "+f"(d[k + 7])
+#define CLIPFAST_D64(k) \
+  CLIPFAST_D8(k), CLIPFAST_D8(k + 8), CLIPFAST_D8(k + 16), CLIPFAST_D8(k + 24), CLIPFAST_D8(k + 32), CLIPFAST_D8(k + 40), CLIPFAST_D8(k + 48), CLIPFAST_D8(k + 56)
+#define CLIPFAST_D_REGISTERS \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
+  "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, " \
+  "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, " \
+  "%62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
+  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, " \
+  "%101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
+  "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define CLIPFAST_WGMMA(type)                                                                                              \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {" CLIPFAST_D_REGISTERS "}, %128, %129, 1, 1, 1, 0, 0;" \
+               : CLIPFAST_D64(0), CLIPFAST_D64(64)                                                                        \
+               : "l"(a), "l"(b)                                                                                           \
+               : "memory")
+template <>
+PTX void wgmma<BFloat16>(float (&d)[128], uint64_t a, uint64_t b) {
+  CLIPFAST_WGMMA("bf16");
+}
+template <>
+PTX void wgmma<Half>(float (&d)[128], uint64_t a, uint64_t b) {
+  CLIPFAST_WGMMA("f16");
+}
+#endif
 
 }  // namespace ptx
 }  // namespace cuda

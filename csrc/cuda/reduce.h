@@ -69,7 +69,7 @@ __device__ __forceinline__ void reduce_cols(typename Gemm::Accumulators& f, floa
 }
 
 template <class Gemm>
-constexpr int reduce_bytes() {
+__host__ __device__ constexpr int reduce_bytes() {
   constexpr int rows = Gemm::kWarpsN * Gemm::kBlockM, cols = Gemm::kWarpsM * Gemm::kBlockN;
   return 4 * (rows > cols ? rows : cols);
 }

@@ -15,7 +15,7 @@ struct alignas(16) Piece {
 constexpr int kStorePadding = 8;  // elements after each row, so that the rows of a warp start in different banks
 
 template <class Gemm>
-constexpr int store_bytes() {
+__host__ __device__ constexpr int store_bytes() {
   return Gemm::kBlockM * (Gemm::kBlockN + kStorePadding) * Gemm::kElementSize;
 }
 

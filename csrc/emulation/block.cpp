@@ -62,6 +62,21 @@ void Groups::add(std::function<void()> work) {
   else
     work();
 }
+void TransactionBarrier::arrive(long announced_bytes) {
+  require(pending > 0, "mbarrier: more arrivals than it was initialised for");
+  bytes += announced_bytes;
+  --pending;
+  end_phase_if_all_is_in();
+}
+void TransactionBarrier::complete(long done_bytes) {
+  bytes -= done_bytes;
+  end_phase_if_all_is_in();
+}
+void TransactionBarrier::end_phase_if_all_is_in() {
+  require(bytes >= 0, "mbarrier: more bytes arrived than were announced");
+  if (pending == 0 && bytes == 0) pending = arrivals, ++phase;
+}
+
 void Groups::commit() {
   closed.push_back(std::move(open));
   open.clear();
@@ -144,6 +159,7 @@ void Block::run(const std::function<void()>& kernel) {
     engine.erase(engine.begin());
     work();
   }
+  require(engine.empty(), "the block ends before the copies into its shared memory");
   emulation::current = nullptr;
 }
 
@@ -178,6 +194,11 @@ uint32_t Block::shared_offset(const void* pointer, size_t bytes, size_t alignmen
   const size_t offset = at - shared;
   if (offset % alignment != 0) fail(std::string(what) + ": address not aligned to " + std::to_string(alignment));
   return static_cast<uint32_t>(offset) + kSharedBase;
+}
+
+char* Block::shared_at(uint32_t address, size_t bytes) const {
+  require(address >= kSharedBase && address + bytes <= kSharedBase + shared_bytes, "an address outside shared memory");
+  return shared + (address - kSharedBase);
 }
 
 }  // namespace emulation

@@ -41,9 +41,19 @@ struct Groups {
   void wait(size_t pending);
 };
 
+// An mbarrier. A phase ends when all arrivals and all announced bytes are in.
+struct TransactionBarrier {
+  int arrivals = 0, pending = 0;
+  long bytes = 0, phase = 0;
+  bool seen_by_copies = false;
+  void arrive(long announced_bytes);
+  void complete(long done_bytes);
+  void end_phase_if_all_is_in();
+};
+
 struct Thread {
   unsigned index = 0;
-  bool done = false;
+  bool done = false, fenced = false;  // fenced: may start wgmma
   std::function<bool()> ready;  // empty: can run
   Groups copies, products;      // cp.async; wgmma
   ucontext_t context;
@@ -86,14 +96,16 @@ class Block {
   }
 
   Thread& thread() { return *current_; }
+  Thread& leader() { return threads_[current_->index / 32 * 32]; }  // the warp's first lane
+  // The address within shared memory, checked; and back.
   uint32_t shared_offset(const void* pointer, size_t bytes, size_t alignment, const char* what) const;
+  char* shared_at(uint32_t address, size_t bytes) const;
 
   Index block, grid, size;
   char* shared = nullptr;
   int shared_bytes = 0;
-  // What the copy engine has yet to do (lazy), and barriers in shared memory by their address.
-  std::vector<std::function<void()>> engine;
-  std::map<const void*, struct TransactionBarrier*> barriers;
+  std::vector<std::function<void()>> engine;             // what the copy engine has yet to do (lazy)
+  std::map<const void*, TransactionBarrier> barriers;  // by their address in shared memory
 
  private:
   struct Gathering {

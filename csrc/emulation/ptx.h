@@ -70,7 +70,7 @@ inline float exp2(float x) {
   const float y = std::exp2(x);
   return y < 1.17549435e-38f ? 0.0f : y;
 }
-inline float divide(float x, float y) { return x / y; }
+inline float reciprocal(float x) { return 1.0f / x; }
 
 inline char* shared_memory() { return current->shared; }
 
@@ -91,6 +91,11 @@ inline void cp_async_16(void* to, const void* from, bool inside) {
   current->shared_offset(to, 16, 16, "cp.async");
   emulation::require(reinterpret_cast<uintptr_t>(from) % 16 == 0, "cp.async: source not aligned to 16");
   current->thread().copies.add([=] { inside ? std::memcpy(to, from, 16) : std::memset(to, 0, 16); });
+}
+inline void cp_async_4(void* to, const void* from, bool inside) {
+  current->shared_offset(to, 4, 4, "cp.async");
+  emulation::require(reinterpret_cast<uintptr_t>(from) % 4 == 0, "cp.async: source not aligned to 4");
+  current->thread().copies.add([=] { inside ? std::memcpy(to, from, 4) : std::memset(to, 0, 4); });
 }
 inline void cp_async_commit() { current->thread().copies.commit(); }
 template <int kPending>
@@ -164,3 +169,5 @@ void mma(float* c, const uint32* a, const uint32* b) {
 }  // namespace ptx
 }  // namespace cuda
 }  // namespace clipfast
+
+#include "hopper.h"

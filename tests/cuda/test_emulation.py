@@ -26,7 +26,7 @@ CASES = [
     Case(129, 260, 36, "tf32", scale=100.0, padding=4, excluded=2),
     Case(90, 140, 136, "bf16", scale=20.0, aligned=1),
 ]
-ARCHITECTURES = [80]
+ARCHITECTURES = [80, 90]
 
 
 @pytest.fixture(scope="session")
