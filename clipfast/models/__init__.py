@@ -1,5 +1,13 @@
 """CLIP, SigLIP and EVA-CLIP from one vocabulary of towers, with OpenAI's parameter names."""
 
+from clipfast.models.checkpoints import (
+    LoadReport,
+    config_from_state_dict,
+    export_state_dict,
+    load_checkpoint,
+    read_state_dict,
+    save_checkpoint,
+)
 from clipfast.models.clip import CLIP
 from clipfast.models.config import BagOfWordsConfig, ClipConfig, ResNetConfig, TextConfig, VisionConfig
 from clipfast.models.named import create_model, list_models, model_config
@@ -13,6 +21,7 @@ __all__ = [
     "CLIP",
     "BagOfWordsConfig",
     "ClipConfig",
+    "LoadReport",
     "ModifiedResNet",
     "ResNetConfig",
     "TextConfig",
@@ -20,8 +29,13 @@ __all__ = [
     "Transformer",
     "VisionConfig",
     "VisionTransformer",
+    "config_from_state_dict",
     "convert_weights",
     "create_model",
+    "export_state_dict",
     "list_models",
+    "load_checkpoint",
     "model_config",
+    "read_state_dict",
+    "save_checkpoint",
 ]

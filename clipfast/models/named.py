@@ -43,12 +43,12 @@ _SIGLIP_SIZES = {
     "gopt": (1536, 40, 16, 6144),
 }
 # Patch and pictures; a name without a size is that of 224 pixels.
-_SIGLIP = {
+_SIGLIP: dict[str, dict[int, tuple[int, ...]]] = {
     "B": {16: (224, 256, 384, 512)},
     "L": {16: (256, 384)},
     "SO400M": {14: (224, 378, 384)},
 }
-_SIGLIP2 = {
+_SIGLIP2: dict[str, dict[int, tuple[int, ...]]] = {
     "B": {16: (224, 256, 384, 512), 32: (256,)},
     "L": {16: (256, 384, 512)},
     "SO400M": {14: (224, 378), 16: (256, 384, 512)},
@@ -117,9 +117,9 @@ def _resnets() -> dict[str, ClipConfig]:
 
 def _vits() -> dict[str, ClipConfig]:
     configs = {}
-    for name, (embed, image, patch, width, layers, heads, hidden, *text) in _VITS.items():
+    for name, (embed, image, patch, width, layers, heads, hidden, text_width, text_layers) in _VITS.items():
         vision = VisionConfig(image, patch, width, layers, heads, mlp_width=hidden, activation="gelu")
-        configs[name] = ClipConfig(embed, vision, clip_text(*text))
+        configs[name] = ClipConfig(embed, vision, clip_text(text_width, text_layers))
         configs[f"{name}-quickgelu"] = configs[name].with_activation("quick_gelu")
     return configs | {openai: configs[f"{name}-quickgelu"] for openai, name in _OPENAI.items()}
 
@@ -151,9 +151,9 @@ def _siglip(size: str, patch: int, image: int, second: bool) -> ClipConfig:
 
 def _evas() -> dict[str, ClipConfig]:
     configs = {}
-    for name, (embed, image, patch, width, layers, heads, hidden, block, *text) in _EVA.items():
+    for name, (embed, image, patch, width, layers, heads, hidden, block, text_width, text_layers) in _EVA.items():
         vision = eva_vision(image, patch, (width, layers, heads, hidden), block)
-        configs[name] = ClipConfig(embed, vision, clip_text(*text))
+        configs[name] = ClipConfig(embed, vision, clip_text(text_width, text_layers))
     return configs
 
 

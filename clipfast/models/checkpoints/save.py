@@ -1,0 +1,34 @@
+"""A model's weights into a file that others read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from clipfast.models.checkpoints.files import write_state_dict
+from clipfast.models.checkpoints.formats import layout_named
+from clipfast.models.clip import CLIP
+
+
+def export_state_dict(model: CLIP, layout: str = "open_clip") -> dict[str, Tensor]:
+    """The weights under the names of ``layout``: "open_clip" (for plain CLIP models OpenAI's own names) or "huggingface".
+
+    Raises ValueError for a model that the layout has no names for: Hugging Face's has CLIP's and SigLIP's vision
+    transformers only.
+    """
+    table = layout_named(layout, model.config)
+    state: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        place = table.place(name)
+        assert place is not None, f"{name} has no place in the layout {layout}"
+        state |= place.cut(value)
+    return state
+
+
+def save_checkpoint(model: CLIP, path: str | Path, *, layout: str = "open_clip") -> None:
+    """Write the weights atomically, as safetensors if ``path`` ends in ".safetensors", otherwise as a plain state dict.
+
+    ``load_checkpoint`` reads it back bitwise. ``layout`` and errors as in ``export_state_dict``.
+    """
+    write_state_dict(path, export_state_dict(model, layout))

@@ -1,0 +1,123 @@
+"""The real peers, made importable beside a CPU build of torch, and what the comparisons with them share."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clipfast.models import CLIP, export_state_dict, load_checkpoint
+
+LIMIT = 1e-5
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """torchvision's wheel is a CUDA build, whose fake kernels have no operators to belong to beside a CPU build of torch;
+    and OpenAI's package asks setuptools for a module that newer ones no longer have."""
+    original = torch.library.register_fake
+
+    def without_torchvision(op: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(op, str) and op.startswith("torchvision::"):
+            return lambda function: function
+        return original(op, *args, **kwargs)
+
+    torch.library.register_fake = without_torchvision
+    lacking = importlib.util.find_spec("pkg_resources") is None
+    if lacking:
+        sys.modules["pkg_resources"] = types.SimpleNamespace(packaging=importlib.import_module("packaging"))
+        importlib.import_module("packaging.version")
+    try:
+        yield
+    finally:
+        torch.library.register_fake = original
+        if lacking:
+            del sys.modules["pkg_resources"]
+
+
+def peer(name: str) -> ModuleType:
+    """Import a peer, or skip the test with the reason."""
+    try:
+        with _importable():
+            if importlib.util.find_spec("torchvision") is not None:
+                importlib.import_module("torchvision")  # Transformers would import it later, at an attribute's first use
+            return importlib.import_module(name)
+    except (ImportError, AttributeError) as error:
+        pytest.skip(f"{name} is not usable here (the extra 'peers'): {error}")
+
+
+@torch.no_grad()
+def shaken(module: nn.Module, seed: int = 0, size: float = 0.05) -> nn.Module:
+    """``module`` in evaluation mode with noise on every parameter and running statistic: zeros and ones hide errors."""
+    random = torch.Generator().manual_seed(seed)
+    for name, value in module.state_dict().items():
+        if not value.is_floating_point():
+            continue
+        noise = torch.randn(value.shape, generator=random)
+        if name.endswith("running_var"):
+            value.copy_(1 + 0.3 * noise.tanh())
+        else:
+            value.add_((size * noise).to(value.dtype))
+    return module.eval()
+
+
+def gap(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference, in units of the largest value."""
+    assert ours.shape == theirs.shape
+    assert theirs.abs().max() > 1e-3, "features near zero would hide a difference"
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def images_for(model: CLIP, count: int = 3, seed: int = 1) -> Tensor:
+    vision = model.config.vision
+    shape = (count, vision.channels, vision.image_size, vision.image_size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def texts_for(model: CLIP, count: int = 4, seed: int = 2) -> Tensor:
+    """Random ids; the last id of the vocabulary, once in each row at a random place, ends it, then zeros."""
+    random = torch.Generator().manual_seed(seed)
+    length, end = model.context_length, model.vocab_size - 1
+    ids = torch.randint(1, end, (count, length), generator=random)
+    if getattr(model.text_config, "pool", None) == "last":
+        return ids
+    ends = torch.randint(1, length, (count, 1), generator=random)
+    at = torch.arange(length)
+    return torch.where(at < ends, ids, torch.where(at == ends, end, 0))
+
+
+@torch.no_grad()
+def gaps(model: CLIP, image: Callable[[Tensor], Tensor], text: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """The differences of both features and of the logits from the peer's functions."""
+    model.eval()
+    images, texts = images_for(model), texts_for(model)
+    their_image, their_text = image(images), text(texts)
+    cosines = nn.functional.normalize(their_image, dim=-1) @ nn.functional.normalize(their_text, dim=-1).T
+    logits = model.logit_scale.exp() * cosines + (0.0 if model.logit_bias is None else model.logit_bias)
+    return {
+        "image": gap(model.encode_image(images), their_image),
+        "text": gap(model.encode_text(texts), their_text),
+        "logits": gap(model(images, texts)[0], logits),
+    }
+
+
+def assert_conforms(model: CLIP, theirs: nn.Module, image: Any, text: Any, layout: str = "open_clip") -> None:
+    """Load the peer's weights: features and logits are the peer's, and its own state dict comes back bitwise."""
+    state = theirs.state_dict()
+    load_checkpoint(model, state)
+    found = gaps(model, image, text)
+    print(f"largest differences: { {name: f'{value:.1e}' for name, value in found.items()} }")
+    assert max(found.values()) <= LIMIT, found
+    written = export_state_dict(model, layout)
+    assert written.keys() == state.keys()
+    assert all(torch.equal(written[name], value) for name, value in state.items())
+    theirs.load_state_dict(written)
