@@ -1,0 +1,47 @@
+"""OpenAI's TorchScript archives as they are: their graphs, written for a GPU in half precision, on another device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HALF, SINGLE = 5, 6  # of float16 and float32 in a graph
+
+
+def load_archive(path: Path, device: torch.device) -> Any:
+    """The ``torch.jit.ScriptModule`` in ``path`` on ``device``, in evaluation mode; on the CPU in float32.
+
+    An archive has the device on which it was traced in its graphs, and casts to float16: both are replaced.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript as a whole is deprecated: nothing to be done here
+        model = torch.jit.load(str(path), map_location=device).eval()
+    for graph in _graphs(model):
+        for constant in graph.findAllNodes("prim::Constant"):
+            if constant.output().type().kind() == "DeviceObjType" and constant.s("value").startswith("cuda"):
+                constant.s_("value", str(device))
+        if device.type == "cpu":
+            for cast in graph.findAllNodes("aten::to"):
+                _widen(graph, cast)
+    return model.float() if device.type == "cpu" else model
+
+
+def _graphs(model: Any) -> Iterator[Any]:
+    """Of every method of every module; encode_image and encode_text are methods beside forward."""
+    for module in model.modules():
+        for name in module._c._method_names():
+            yield module._c._get_method(name).graph
+
+
+def _widen(graph: Any, cast: Any) -> None:
+    """A cast to float16 becomes one to float32. The constant 5 may have other users: it is not changed itself."""
+    inputs = list(cast.inputs())
+    for place in (1, 2):  # the dtype comes first, or after a device
+        value = inputs[place]
+        if value.type().kind() == "IntType" and value.toIValue() == HALF:
+            with graph.insert_point_guard(cast):
+                cast.replaceInput(place, graph.insertConstant(SINGLE))
