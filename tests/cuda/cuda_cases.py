@@ -38,6 +38,17 @@ class Case:
         return "-".join([f"{self.m}x{self.n}x{self.d}", self.dtype, *extras, *flags])
 
 
+CASES = [
+    *(Case(130, 137, 72, dtype, excluded=2, first_col=40) for dtype in DTYPES),  # every edge ragged
+    *(Case(1, 1, 8, dtype, excluded=1) for dtype in DTYPES),
+    Case(128, 256, 64, "bf16"),  # nothing ragged
+    Case(40, 300, 200, "bf16", scale=100.0, padding=24),
+    Case(257, 33, 16, "fp16", scale=2.0, norms=False, vectors=False),
+    Case(129, 260, 36, "tf32", scale=100.0, padding=4, excluded=2),
+    Case(90, 140, 136, "bf16", scale=20.0, aligned=1),
+]
+
+
 @dataclass
 class Problem:
     """Inputs of the operators, and the logits without bias or shift in float64."""
@@ -158,3 +169,19 @@ def relative(got: Tensor, want: Tensor) -> float:
 def logit_error(case: Case) -> float:
     """Bound of the logit's error in float32 arithmetic, which exp turns into a relative one."""
     return 2.0**-23 * (6 * case.scale + 24) + 1e-6
+
+
+def shift_of(case: Case) -> float:
+    """Base 2; keeps the largest exponential near 2^30 for a scale of 100."""
+    return max(0.0, math.ceil(case.scale / math.log(2)) - 30.0)
+
+
+def check_weights(case: Case, got: Tensor, want: Tensor, slack: float = 1.0) -> None:
+    """Rounded once to the dtype, or below its smallest normal number; the padding of the rows untouched."""
+    inside, beyond = got[:, : case.n].double(), got[:, case.n :]
+    assert beyond.isnan().all()
+    info = torch.finfo(got.dtype)
+    tiny = max(info.smallest_normal * info.eps, 2.0**-126)  # the last place of subnormal numbers; exp2 flushes float32's to 0
+    allowed = want.abs() * (ROUNDING[got.dtype] + slack * logit_error(case)) + tiny
+    assert ((inside - want).abs() <= allowed).all(), float(((inside - want).abs() / allowed).max())
+    assert (inside[want == 0] == 0).all()

@@ -10,22 +10,13 @@ from pathlib import Path
 import cuda_cases as cases
 import pytest
 import torch
-from cuda_cases import Case, logit_error, problem, relative
+from cuda_cases import Case, check_weights, logit_error, problem, relative, shift_of
 from cuda_emulation import Machine, build
 
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None or platform.system() != "Linux", reason="the emulation is built with g++ on Linux"
 )
 
-CASES = [
-    *(Case(130, 137, 72, dtype, excluded=2, first_col=40) for dtype in cases.DTYPES),  # every edge ragged
-    *(Case(1, 1, 8, dtype, excluded=1) for dtype in cases.DTYPES),
-    Case(128, 256, 64, "bf16"),  # nothing ragged
-    Case(40, 300, 200, "bf16", scale=100.0, padding=24),
-    Case(257, 33, 16, "fp16", scale=2.0, norms=False, vectors=False),
-    Case(129, 260, 36, "tf32", scale=100.0, padding=4, excluded=2),
-    Case(90, 140, 136, "bf16", scale=20.0, aligned=1),
-]
 ARCHITECTURES = [80, 90]
 
 
@@ -40,45 +31,29 @@ def machine(request: pytest.FixtureRequest, program: Path) -> Machine:
     return Machine(program, int(capability), descending=order == "late", lazy=order == "late")
 
 
-def _shift(case: Case) -> float:
-    """Keeps the largest exponential near 2^30 for a scale of 100."""
-    return max(0.0, math.ceil(case.scale / math.log(2)) - 30.0)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", cases.CASES, ids=str)
 def test_exp_sums(machine: Machine, case: Case) -> None:
     p = problem(case)
-    got = machine.exp_sums(p, _shift(case), case.vectors)
-    want = cases.exp_sums(p, _shift(case), machine.shape(p.rows.dtype))
+    got = machine.exp_sums(p, shift_of(case), case.vectors)
+    want = cases.exp_sums(p, shift_of(case), machine.shape(p.rows.dtype))
     for name, x in got.items():
         assert relative(x, want[name]) < logit_error(case), name
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", cases.CASES, ids=str)
 def test_softmax_weights(machine: Machine, case: Case) -> None:
     p = problem(case)
-    got = machine.softmax_weights(p, _shift(case), padding=case.padding)
-    _check_weights(case, got, cases.softmax_weights(p, _shift(case)))
+    got = machine.softmax_weights(p, shift_of(case), padding=case.padding)
+    check_weights(case, got, cases.softmax_weights(p, shift_of(case)))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", cases.CASES, ids=str)
 def test_sigmoid(machine: Machine, case: Case) -> None:
     p = problem(case)
     got, want = machine.sigmoid(p, -10.0, case.padding), cases.sigmoid(p, -10.0, machine.shape(p.rows.dtype))
     assert relative(got["row_loss"], want["row_loss"]) < logit_error(case)
     assert relative(got["row_weight_sum"], want["row_weight_sum"]) < logit_error(case)
-    _check_weights(case, got["out"], want["out"])
-
-
-def _check_weights(case: Case, got: torch.Tensor, want: torch.Tensor) -> None:
-    """Rounded once to the dtype, or below its smallest normal number; the padding of the rows untouched."""
-    inside, beyond = got[:, : case.n].double(), got[:, case.n :]
-    assert beyond.isnan().all()
-    info = torch.finfo(got.dtype)
-    tiny = max(info.smallest_normal * info.eps, 2.0**-126)  # the last place of subnormal numbers; exp2 flushes float32's to 0
-    allowed = want.abs() * (cases.ROUNDING[got.dtype] + logit_error(case)) + tiny
-    assert ((inside - want).abs() <= allowed).all(), float(((inside - want).abs() / allowed).max())
-    assert (inside[want == 0] == 0).all()
+    check_weights(case, got["out"], want["out"])
 
 
 def test_sigmoid_of_very_negative_logits_keeps_its_digits(machine: Machine) -> None:
