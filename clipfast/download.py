@@ -11,7 +11,8 @@ import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -126,15 +127,24 @@ def _copy(response: http.client.HTTPResponse, file: IO[bytes], name: str, start:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Wait for other processes that hold ``lock``; the system releases it when its owner dies."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
+    """Wait for other processes that hold ``lock``; the system releases it when its owner dies. Nothing on Windows."""
+    if find_spec("fcntl") is None:
         yield
         return
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with _held(lock):
         try:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _held(lock: Path) -> IO[str]:
+    import fcntl
+
+    while True:
+        file = lock.open("a")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        file.close()  # its last holder removed the file that we waited for: others may hold a new one

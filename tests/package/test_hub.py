@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peers import peer_module
 from torch import Tensor, nn
 
 from clipfast import download, hub, models
@@ -92,6 +93,19 @@ def test_every_kind_of_file_gives_the_model(files, rounded, kind: str) -> None:
     assert preprocess == Preprocess.openai(32)
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
     assert torch.equal(loaded.encode_image(IMAGES), rounded.encode_image(IMAGES))
+
+
+def test_weights_and_features_equal_openais(files, model) -> None:
+    """Its ``build_model`` and ``load`` on the CPU: the same bits of weights, and the same features to float32's precision."""
+    theirs = peer_module("clip", "model.py", "openai-clip").build_model(dict(model.state_dict())).float()
+    mine, _ = hub.load(files["archive"], "cpu")
+    state = theirs.state_dict()
+    assert state.keys() == mine.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in mine.state_dict().items())
+    with torch.no_grad():
+        torch.testing.assert_close(mine.encode_image(IMAGES), theirs.encode_image(IMAGES), rtol=1e-5, atol=1e-5)
+        for logits, expected in zip(mine(IMAGES, TEXTS), theirs(IMAGES, TEXTS), strict=True):
+            torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_safetensors(model, rounded, tmp_path: Path) -> None:
