@@ -1,17 +1,22 @@
-"""The command line: doctor, bench, demo."""
+"""The command line: doctor, bench, demo, classify."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fused contrastive losses: what is here, and what it saves.")
+if TYPE_CHECKING:
+    from clipfast.classify import Result
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fused contrastive losses and CLIP models.")
 console = Console()
 
 
@@ -109,6 +114,63 @@ def demo(
         _stop(error)
 
 
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="Picture files, or folders with pictures.")],
+    labels: Annotated[str | None, typer.Option(help="Labels, separated by commas.")] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="File with one label a line.")] = None,
+    templates: Annotated[Path | None, typer.Option(help='File with one prompt a line, such as "a photo of a {}."')] = None,
+    model: Annotated[str, typer.Option(help="One of OpenAI's models, or a checkpoint file.")] = "ViT-B/32",
+    architecture: Annotated[str | None, typer.Option(help="Model name, for a file with other names than OpenAI's.")] = None,
+    sentencepiece: Annotated[Path | None, typer.Option(help="SentencePiece model, for SigLIP.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Labels for each picture.")] = 1,
+    csv: Annotated[Path | None, typer.Option(help="Write the results here instead of printing them.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 32,
+    device: Annotated[str | None, typer.Option(help="Where the model runs; the default is a GPU if there is one.")] = None,
+) -> None:
+    """Say which label each picture fits best.
+
+    Pictures that cannot be read are named and counted; the exit status is 1 only if none could be read.
+    """
+    from clipfast import classify as work
+    from clipfast.hub import load
+    from clipfast.zero_shot import DEFAULT_TEMPLATE, ZeroShotClassifier
+
+    try:
+        names = work.labels_from(labels, labels_file)
+        prompts = [DEFAULT_TEMPLATE] if templates is None else work.read_lines(templates, "templates")
+        paths = work.find_pictures(images)
+        network, preprocess = load(model, device, model=architecture)
+        classifier = ZeroShotClassifier(network, names, prompts, work.tokenizer_from(sentencepiece, network))
+        found = work.classify(paths, classifier, preprocess, top_k, batch_size)
+        results = list(track(found, "classifying", len(paths), console=console, transient=True))
+        if csv is not None:
+            work.write_csv(csv, results)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        _stop(error)
+    _show(results, csv)
+
+
+def _show(results: list[Result], csv: Path | None) -> None:
+    if csv is None:
+        found = Table("picture", "label", "probability")
+        for result in results:
+            for i, (label, probability) in enumerate(result.best):
+                found.add_row("" if i else escape(str(result.path)), escape(label), f"{probability:.4f}")
+        console.print(found)
+    else:
+        console.print(f"results: {csv}", soft_wrap=True)
+    unread = [result for result in results if result.error is not None]
+    for result in unread:
+        console.print(
+            f"[yellow]could not read {escape(str(result.path))}: {escape(str(result.error))}[/yellow]", soft_wrap=True
+        )
+    if unread:
+        console.print(f"{len(unread)} of {len(results)} pictures could not be read")
+    if len(unread) == len(results):
+        raise typer.Exit(1)
+
+
 def _stop(error: Exception) -> NoReturn:
-    console.print(f"[red]{error}[/red]")
+    console.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
     raise typer.Exit(1)
