@@ -18,7 +18,9 @@ struct Fragment {
 
   __device__ Fragment(int row, int col) : first_row(row), first_col(col) {}
 
-  __device__ __forceinline__ float& operator()(int r, int c) { return value[((r / 2) * kPiecesN + c / 2) * 4 + (r % 2) * 2 + c % 2]; }
+  __device__ __forceinline__ float& operator()(int r, int c) {
+    return value[((r / 2) * kPiecesN + c / 2) * 4 + (r % 2) * 2 + c % 2];
+  }
   __device__ __forceinline__ float* piece(int i, int j) { return value + (i * kPiecesN + j) * 4; }
 
   // Distances from the first row and the first column.

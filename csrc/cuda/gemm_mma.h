@@ -1,6 +1,6 @@
 // One block of dot products on any GPU from sm_80 on: cp.async brings rows and columns to shared memory, kStages - 1 steps
-// ahead; ldmatrix takes them to registers; mma.sync multiplies. The three dtypes differ in the multiplication alone: 32 bytes of
-// a row are 16 halves or 8 floats, and ldmatrix moves bytes.
+// ahead; ldmatrix takes them to registers; mma.sync multiplies. The three dtypes differ in the multiplication alone: 32 bytes
+// of a row are 16 halves or 8 floats, and ldmatrix moves bytes.
 #pragma once
 
 #include "columns.h"
@@ -34,7 +34,11 @@ struct MmaGemm {
   }
   static constexpr int shared_bytes() { return columns_at() + columns_bytes<MmaGemm>(); }
   static Operands operands(const Tile&) { return {}; }
-  static int grid(const Tile& t, const Device&) { return blocks_along(t.m, kBlockM) * blocks_along(t.n, kBlockN); }
+  static int grid(const Tile& t, const Device&) {
+    static_assert(shared_bytes() <= 99 * 1024, "of one block; sm_86 and sm_89 have no more");
+    static_assert(kBlocksPerSm * (shared_bytes() + 1024) <= 164 * 1024, "of all blocks on a processor of sm_80");
+    return blocks_along(t.m, kBlockM) * blocks_along(t.n, kBlockN);
+  }
 
   static __device__ __forceinline__ int thread() { return threadIdx.x; }
   static __device__ __forceinline__ void sync() { __syncthreads(); }
@@ -43,7 +47,8 @@ struct MmaGemm {
   static __device__ __forceinline__ int swizzled(int row, int piece) { return row * kRowBytes + (piece ^ (row / 2 % 4)) * 16; }
 
   // One side of a stage. What lies beyond the last row or the width is filled with zeros.
-  static __device__ __forceinline__ void load(char* stage, const char* source, int64 stride, int first, int count, int byte, int width) {
+  static __device__ __forceinline__ void load(char* stage, const char* source, int64 stride, int first, int count, int byte,
+                                              int width) {
     constexpr int kPieces = kRowBytes / 16, kRowsAtOnce = kThreads / kPieces;
     const int piece = thread() % kPieces, row = thread() / kPieces, at = byte + piece * 16;
     const int rows = at < width ? count - first - row : 0;  // those below are inside
@@ -63,18 +68,17 @@ struct MmaGemm {
     ptx::cp_async_commit();  // also when empty: the wait counts groups
   }
 
-  static __device__ __forceinline__ void multiply_stage(Accumulators& f, const char* rows, const char* cols, int warp_row, int warp_col) {
+  static __device__ __forceinline__ void multiply_stage(Accumulators& f, const char* rows, const char* cols, int warp_row,
+                                                        int warp_col) {
     const int lane = ptx::lane();  // 16 rows further the swizzle is the same
     const int row = warp_row + lane % 16, col = warp_col + lane % 8 + lane / 16 * 8;
 #pragma unroll
     for (int piece = 0; piece < kRowBytes / 16; piece += 2) {
       uint32 a[4][4], b[4][4];  // 16 rows each, 16 columns each
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        ptx::load_matrices<T>(a[i], rows + swizzled(row, piece + lane / 16) + i * 16 * kRowBytes);
+      for (int i = 0; i < 4; ++i) ptx::load_matrices<T>(a[i], rows + swizzled(row, piece + lane / 16) + i * 16 * kRowBytes);
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        ptx::load_matrices<T>(b[j], cols + swizzled(col, piece + lane / 8 % 2) + j * 16 * kRowBytes);
+      for (int j = 0; j < 4; ++j) ptx::load_matrices<T>(b[j], cols + swizzled(col, piece + lane / 8 % 2) + j * 16 * kRowBytes);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll

@@ -1,6 +1,7 @@
-// Blocks of dot products on Hopper. One thread, the producer, has TMA bring rows and columns to shared memory, as many stages ahead
-// as there is room for; eight warps, the consumers, multiply them with wgmma, 64 rows by 256 columns for each four. Thread blocks
-// stay on their processor and take one block of pairs after another, so the next block's first stages arrive during the epilogue.
+// Blocks of dot products on Hopper. One thread, the producer, has TMA bring rows and columns to shared memory, as many stages
+// ahead as there is room for; eight warps, the consumers, multiply them with wgmma, 64 rows by 256 columns for each four.
+// Thread blocks stay on their processor and take one block of pairs after another, so the next block's first stages arrive
+// during the epilogue.
 #pragma once
 
 #include "gemm_mma.h"
@@ -49,10 +50,14 @@ struct WgmmaGemm {
   static constexpr int shared_bytes() { return barriers_at() + 2 * kStages * 8; }
 
   static Operands operands(const Tile& t) {
-    return {tensor_map(t.rows, t.row_stride, t.m, t.width_bytes, kBlockM), tensor_map(t.cols, t.col_stride, t.n, t.width_bytes, kBlockN)};
+    return {tensor_map(t.rows, t.row_stride, t.m, t.width_bytes, kBlockM),
+            tensor_map(t.cols, t.col_stride, t.n, t.width_bytes, kBlockN)};
   }
   static __device__ __host__ int blocks(const Tile& t) { return blocks_along(t.m, kBlockM) * blocks_along(t.n, kBlockN); }
-  static int grid(const Tile& t, const Device& device) { return blocks(t) < device.processors ? blocks(t) : device.processors; }
+  static int grid(const Tile& t, const Device& device) {
+    static_assert(shared_bytes() <= 227 * 1024, "of one block on sm_90");
+    return blocks(t) < device.processors ? blocks(t) : device.processors;
+  }
 
   static __device__ __forceinline__ int thread() { return threadIdx.x; }
   static __device__ __forceinline__ void sync() { ptx::named_barrier(1, kConsumers); }
@@ -97,7 +102,8 @@ struct WgmmaGemm {
     for (int byte = 0; byte < width_bytes; byte += kRowBytes) {
       const char* stage = ptx::shared_memory() + place.stage * kStageBytes;
       ptx::barrier_wait(full(place.stage), place.phase);
-      const uint64_t a = ptx::matrix_descriptor(stage + group * 64 * kRowBytes), b = ptx::matrix_descriptor(stage + kBlockM * kRowBytes);
+      const uint64_t a = ptx::matrix_descriptor(stage + group * 64 * kRowBytes),
+                     b = ptx::matrix_descriptor(stage + kBlockM * kRowBytes);
       ptx::wgmma_fence();
 #pragma unroll
       for (int k = 0; k < kRowBytes / 32; ++k) ptx::wgmma<T>(f.value, a + k * 2, b + k * 2);

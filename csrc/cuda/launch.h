@@ -16,11 +16,14 @@ inline void check(cudaError_t error, const char* what) {
 }
 
 template <class... Parameters>
-void launch(void (*kernel)(Parameters...), int blocks, int threads, int shared_bytes, const Device& device, const Parameters&... values) {
+void launch(void (*kernel)(Parameters...), int blocks, int threads, int shared_bytes, const Device& device,
+            const Parameters&... values) {
   const void* function = reinterpret_cast<const void*>(kernel);
   check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes), "shared memory");
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(&values))...};
-  check(cudaLaunchKernel(function, dim3(blocks), dim3(threads), pointers, shared_bytes, static_cast<cudaStream_t>(device.stream)), "launch");
+  check(
+      cudaLaunchKernel(function, dim3(blocks), dim3(threads), pointers, shared_bytes, static_cast<cudaStream_t>(device.stream)),
+      "launch");
 }
 
 }  // namespace cuda

@@ -17,7 +17,9 @@ struct Affine {
   float high, low, offset;
   __device__ __forceinline__ Affine(double factor, float add)
       : high(static_cast<float>(factor)), low(kSplit ? static_cast<float>(factor - high) : 0.0f), offset(add) {}
-  __device__ __forceinline__ float operator()(float d) const { return kSplit ? d * high + (d * low + offset) : d * high + offset; }
+  __device__ __forceinline__ float operator()(float d) const {
+    return kSplit ? d * high + (d * low + offset) : d * high + offset;
+  }
 };
 
 template <class T>
@@ -66,7 +68,8 @@ __device__ __forceinline__ void mask(F& f, const Tile& t, int row, int col) {
 
 // The first column vector holds the columns' factors.
 template <class Gemm>
-__device__ __forceinline__ void to_logits(typename Gemm::Accumulators& f, const Tile& t, const Shared& shared, Block block, float offset) {
+__device__ __forceinline__ void to_logits(typename Gemm::Accumulators& f, const Tile& t, const Shared& shared, Block block,
+                                          float offset) {
   using F = typename Gemm::Accumulators;
   const int row = block.m * Gemm::kBlockM + f.first_row, col = block.n * Gemm::kBlockN + f.first_col;
 #pragma unroll

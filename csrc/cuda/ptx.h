@@ -1,4 +1,4 @@
-// Every PTX instruction that the kernels use, one small function each. csrc/emulation/ptx.h offers the same functions on the CPU.
+// Every PTX instruction that the kernels use, one small function each. csrc/emulation offers the same functions on the CPU.
 #pragma once
 
 #include "tensor_map.h"
@@ -53,21 +53,25 @@ PTX uint32 shared_address(const void* pointer) { return static_cast<uint32>(__cv
 
 PTX void store_pair(float* to, float x, float y) { *reinterpret_cast<float2*>(to) = make_float2(x, y); }
 PTX void store_pair(Half* to, float x, float y) {
-  asm("{ .reg .b32 p; cvt.rn.f16x2.f32 p, %2, %1; st.shared.b32 [%0], p; }" ::"r"(shared_address(to)), "f"(x), "f"(y) : "memory");
+  asm volatile("{ .reg .b32 p; cvt.rn.f16x2.f32 p, %2, %1; st.shared.b32 [%0], p; }" ::"r"(shared_address(to)), "f"(x), "f"(y)
+               : "memory");
 }
 PTX void store_pair(BFloat16* to, float x, float y) {
-  asm("{ .reg .b32 p; cvt.rn.bf16x2.f32 p, %2, %1; st.shared.b32 [%0], p; }" ::"r"(shared_address(to)), "f"(x), "f"(y) : "memory");
+  asm volatile("{ .reg .b32 p; cvt.rn.bf16x2.f32 p, %2, %1; st.shared.b32 [%0], p; }" ::"r"(shared_address(to)), "f"(x), "f"(y)
+               : "memory");
 }
 
 // --- sm_80: asynchronous copies
 
 // Starts a copy of 16 bytes to shared memory; zeros where not `inside` (`from` is then not read).
 PTX void cp_async_16(void* to, const void* from, bool inside) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(inside ? 16 : 0) : "memory");
+  const int bytes = inside ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 }
 // The same for 4 bytes.
 PTX void cp_async_4(void* to, const void* from, bool inside) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(inside ? 4 : 0) : "memory");
+  const int bytes = inside ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
 }
 // Closes the group of copies that this thread has started since the last one.
 PTX void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -155,10 +159,11 @@ PTX void barrier_wait(Barrier* barrier, uint32 parity) {
 // Starts the copy of a box of 128-byte rows, the first at (byte / 2, row), swizzled, zeros beyond the matrix. Its bytes count
 // towards `barrier`.
 PTX void tma_load(void* to, const TensorMap* map, Barrier* barrier, int byte, int row) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-                   shared_address(to)),
-               "l"(map), "r"(byte / 2), "r"(row), "r"(shared_address(barrier))
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          shared_address(to)),
+      "l"(map), "r"(byte / 2), "r"(row), "r"(shared_address(barrier))
+      : "memory");
 }
 PTX void tma_prefetch(const TensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
@@ -185,9 +190,9 @@ template <class T>
 PTX void wgmma(float (&d)[128], uint64_t a, uint64_t b);
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define CLIPFAST_D8(k) "+f"(d[k]), "+f"(d[k + 1]), "+f"(d[k + 2]), "+f"(d[k + 3]), "+f"(d[k + 4]), "+f"(d[k + 5]), "+f"(d[k + 6]), "+f"(d[k + 7])
-#define CLIPFAST_D64(k) \
-  CLIPFAST_D8(k), CLIPFAST_D8(k + 8), CLIPFAST_D8(k + 16), CLIPFAST_D8(k + 24), CLIPFAST_D8(k + 32), CLIPFAST_D8(k + 40), CLIPFAST_D8(k + 48), CLIPFAST_D8(k + 56)
+#define CLIPFAST_D4(k) "+f"(d[k]), "+f"(d[k + 1]), "+f"(d[k + 2]), "+f"(d[k + 3])
+#define CLIPFAST_D16(k) CLIPFAST_D4(k), CLIPFAST_D4(k + 4), CLIPFAST_D4(k + 8), CLIPFAST_D4(k + 12)
+#define CLIPFAST_D64(k) CLIPFAST_D16(k), CLIPFAST_D16(k + 16), CLIPFAST_D16(k + 32), CLIPFAST_D16(k + 48)
 #define CLIPFAST_D_REGISTERS \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
   "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, " \
@@ -196,10 +201,11 @@ PTX void wgmma(float (&d)[128], uint64_t a, uint64_t b);
   "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, " \
   "%101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
   "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-#define CLIPFAST_WGMMA(type)                                                                                              \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {" CLIPFAST_D_REGISTERS "}, %128, %129, 1, 1, 1, 0, 0;" \
-               : CLIPFAST_D64(0), CLIPFAST_D64(64)                                                                        \
-               : "l"(a), "l"(b)                                                                                           \
+#define CLIPFAST_WGMMA(type)                                                   \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type    \
+               " {" CLIPFAST_D_REGISTERS "}, %128, %129, 1, 1, 1, 0, 0;"       \
+               : CLIPFAST_D64(0), CLIPFAST_D64(64)                             \
+               : "l"(a), "l"(b)                                                \
                : "memory")
 template <>
 PTX void wgmma<BFloat16>(float (&d)[128], uint64_t a, uint64_t b) {
@@ -209,7 +215,14 @@ template <>
 PTX void wgmma<Half>(float (&d)[128], uint64_t a, uint64_t b) {
   CLIPFAST_WGMMA("f16");
 }
+#undef CLIPFAST_WGMMA
+#undef CLIPFAST_D_REGISTERS
+#undef CLIPFAST_D64
+#undef CLIPFAST_D16
+#undef CLIPFAST_D4
 #endif
+
+#undef PTX
 
 }  // namespace ptx
 }  // namespace cuda

@@ -50,21 +50,37 @@ __device__ __forceinline__ void reduce_rows(typename Gemm::Accumulators& f, floa
   combine<Op, Gemm>(scratch, Gemm::kWarpsN, Gemm::kBlockM, out + static_cast<int64>(block.n) * m, block.m * Gemm::kBlockM, m);
 }
 
+// Lanes `mask` apart hold the same columns: each keeps one half of them and passes the other half's values on. Three such steps
+// combine eight lanes with 7/8 of a shuffle per column, where a butterfly would take three.
+template <class Op, int kHalf, int kCount>
+__device__ __forceinline__ void halve(float (&values)[kCount], int mask, int& first) {
+  const bool upper = ptx::lane() & mask;
+#pragma unroll
+  for (int k = 0; k < kHalf; ++k) {
+    const float low = values[k], high = values[k + kHalf];
+    values[k] = Op::of(upper ? high : low, ptx::shuffle_xor(upper ? low : high, mask));
+  }
+  first += upper ? kHalf : 0;
+}
+
 // out[row block, column] = op over the block's rows of f.
 template <class Op, class Gemm>
 __device__ __forceinline__ void reduce_cols(typename Gemm::Accumulators& f, float* scratch, float* out, Block block, int n) {
   using F = typename Gemm::Accumulators;
-  float* part = scratch + (f.first_row / F::kWarpRows) * Gemm::kBlockN + f.first_col;
+  float total[F::kCols];
 #pragma unroll
   for (int c = 0; c < F::kCols; ++c) {
-    float total = f(0, c);
+    total[c] = f(0, c);
 #pragma unroll
-    for (int r = 1; r < F::kRows; ++r) total = Op::of(total, f(r, c));
-    total = Op::of(total, ptx::shuffle_xor(total, 4));
-    total = Op::of(total, ptx::shuffle_xor(total, 8));
-    total = Op::of(total, ptx::shuffle_xor(total, 16));
-    if (ptx::lane() < 4) part[F::col_step(c)] = total;
+    for (int r = 1; r < F::kRows; ++r) total[c] = Op::of(total[c], f(r, c));
   }
+  int first = 0;  // of the columns that this lane ends up with
+  halve<Op, F::kCols / 2>(total, 16, first);
+  halve<Op, F::kCols / 4>(total, 8, first);
+  halve<Op, F::kCols / 8>(total, 4, first);
+  float* part = scratch + f.first_row / F::kWarpRows * Gemm::kBlockN + f.first_col;
+#pragma unroll
+  for (int c = 0; c < F::kCols / 8; ++c) part[F::col_step(first + c)] = total[c];
   combine<Op, Gemm>(scratch, Gemm::kWarpsM, Gemm::kBlockN, out + static_cast<int64>(block.m) * n, block.n * Gemm::kBlockN, n);
 }
 

@@ -12,7 +12,8 @@ namespace {
 
 // p -> p * g_i * (a_i * b_j), in place.
 template <class Gemm>
-__device__ __forceinline__ void weigh(typename Gemm::Accumulators& f, const Tile& t, const Sigmoid& s, const Shared& shared, Block block) {
+__device__ __forceinline__ void weigh(typename Gemm::Accumulators& f, const Tile& t, const Sigmoid& s, const Shared& shared,
+                                      Block block) {
   using F = typename Gemm::Accumulators;
   const int row = block.m * Gemm::kBlockM + f.first_row;
   float g[F::kRows], a[F::kRows];

@@ -9,7 +9,8 @@ namespace {
 
 // e -> e * (u_i + v_j) * (a_i * b_j), in place.
 template <class Gemm>
-__device__ __forceinline__ void weigh(typename Gemm::Accumulators& f, const Tile& t, const SoftmaxWeights& w, const Shared& shared, Block block) {
+__device__ __forceinline__ void weigh(typename Gemm::Accumulators& f, const Tile& t, const SoftmaxWeights& w,
+                                      const Shared& shared, Block block) {
   using F = typename Gemm::Accumulators;
   const int row = block.m * Gemm::kBlockM + f.first_row;
   float u[F::kRows], a[F::kRows];
@@ -33,12 +34,13 @@ __global__ void __launch_bounds__(Gemm::kThreads, Gemm::kBlocksPerSm)
     softmax_weights_kernel(const __grid_constant__ typename Gemm::Operands operands, const __grid_constant__ Tile t,
                            const __grid_constant__ SoftmaxWeights w) {
   if (*w.shift == ptx::kInfinity) return;
-  Gemm::run(operands, t, {t.col_factor, w.col_inner, w.v}, [&](typename Gemm::Accumulators& f, Block block, const Shared& shared) {
-    to_logits<Gemm>(f, t, shared, block, -static_cast<float>(*w.shift));
-    f.each([](float z) { return ptx::exp2(z); });
-    weigh<Gemm>(f, t, w, shared, block);
-    store_block<Gemm>(f, shared.scratch, w.out, w.out_stride, block, t.m, t.n);
-  });
+  Gemm::run(operands, t, {t.col_factor, w.col_inner, w.v},
+            [&](typename Gemm::Accumulators& f, Block block, const Shared& shared) {
+              to_logits<Gemm>(f, t, shared, block, -static_cast<float>(*w.shift));
+              f.each([](float z) { return ptx::exp2(z); });
+              weigh<Gemm>(f, t, w, shared, block);
+              store_block<Gemm>(f, shared.scratch, w.out, w.out_stride, block, t.m, t.n);
+            });
 }
 
 }  // namespace
@@ -46,7 +48,8 @@ __global__ void __launch_bounds__(Gemm::kThreads, Gemm::kBlocksPerSm)
 void softmax_weights(const Tile& t, const SoftmaxWeights& w, const Device& device) {
   with_gemm<Scratch::kStore>(t, device, [&](auto gemm) {
     using Gemm = decltype(gemm);
-    launch(softmax_weights_kernel<Gemm>, Gemm::grid(t, device), Gemm::kThreads, Gemm::shared_bytes(), device, Gemm::operands(t), t, w);
+    launch(softmax_weights_kernel<Gemm>, Gemm::grid(t, device), Gemm::kThreads, Gemm::shared_bytes(), device, Gemm::operands(t),
+           t, w);
   });
 }
 

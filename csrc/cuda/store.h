@@ -31,8 +31,8 @@ __device__ __forceinline__ void write_piece(T* out, const T* staged, int count, 
 }
 
 template <class Gemm>
-__device__ __forceinline__ void store_block(typename Gemm::Accumulators& f, char* scratch, char* out, int64 out_stride, Block block,
-                                            int m, int n) {
+__device__ __forceinline__ void store_block(typename Gemm::Accumulators& f, char* scratch, char* out, int64 out_stride,
+                                            Block block, int m, int n) {
   using F = typename Gemm::Accumulators;
   using T = typename Gemm::Element;
   constexpr int kPitch = Gemm::kBlockN + kStorePadding, kWhole = sizeof(Piece) / sizeof(T);
@@ -49,7 +49,8 @@ __device__ __forceinline__ void store_block(typename Gemm::Accumulators& f, char
   for (int k = Gemm::thread(); k < Gemm::kBlockM * Gemm::kBlockN / kWhole; k += Gemm::kConsumers) {
     const int row = k / (Gemm::kBlockN / kWhole), col = k % (Gemm::kBlockN / kWhole) * kWhole;
     const int i = block.m * Gemm::kBlockM + row, j = block.n * Gemm::kBlockN + col;
-    if (i < m && j < n) write_piece(reinterpret_cast<T*>(out + i * out_stride) + j, staged + row * kPitch + col, n - j, aligned);
+    if (i < m && j < n)
+      write_piece(reinterpret_cast<T*>(out + i * out_stride) + j, staged + row * kPitch + col, n - j, aligned);
   }
   Gemm::sync();
 }

@@ -2,8 +2,8 @@
 // (operators.cpp, which sees no CUDA header).
 //
 // What the kernels serve: bfloat16, float16 and float32 features (float32 multiplied as TF32), any numbers of rows and
-// columns below 2^31 - 256 each. Base pointers and row strides of the features are multiples of 16 bytes, and so is the width, since
-// the copies to shared memory move 16 bytes: D % 8 == 0 for the half dtypes, D % 4 == 0 for float32. The output's row
+// columns below 2^31 - 256 each. Base pointers and row strides of the features are multiples of 16 bytes, and so is the width,
+// since the copies to shared memory move 16 bytes: D % 8 == 0 for the half dtypes, D % 4 == 0 for float32. The output's row
 // stride and base may be any; multiples of 16 bytes are written faster.
 #pragma once
 
@@ -25,8 +25,8 @@ struct Half {
 
 // z_ij = row_factor_i * col_factor_j * <rows_i, cols_j> (+ bias, or - shift), in base 2 for the softmax operations.
 struct Tile {
-  const char* rows;  // [m, width_bytes], unit stride within a row
-  const char* cols;  // [n, width_bytes]
+  const char* rows;              // [m, width_bytes], unit stride within a row
+  const char* cols;              // [n, width_bytes]
   int64 row_stride, col_stride;  // bytes
   int m, n, width_bytes;
   DType dtype;
@@ -48,16 +48,16 @@ struct ExpSums {
 
 // out_ij = e_ij * (u_i + v_j) * row_inner_i * col_inner_j.
 struct SoftmaxWeights {
-  const double* shift;  // on the device; infinite: leave `out` alone
-  const float *u, *v;   // [m], [n]
+  const double* shift;                 // on the device; infinite: leave `out` alone
+  const float *u, *v;                  // [m], [n]
   const float *row_inner, *col_inner;  // [m], [n] or null for 1
-  char* out;            // [m, n] in the features' dtype
-  int64 out_stride;     // bytes
+  char* out;                           // [m, n] in the features' dtype
+  int64 out_stride;                    // bytes
 };
 
 // Partial sums of softplus(z_ij) and sigmoid(z_ij); out_ij = sigmoid(z_ij) * row_weight_i * row_inner_i * col_inner_j.
 struct Sigmoid {
-  const double* bias;  // on the device
+  const double* bias;       // on the device
   const float* row_weight;  // [m] or null for 1
   const float *row_inner, *col_inner;
   float* row_loss;        // [column blocks, m]

@@ -99,7 +99,8 @@ void Block::enter() {
   Block& b = *emulation::current;
   after_switch(nullptr, &b.scheduler_stack_, &b.scheduler_stack_size_);
   b.kernel_();
-  require(b.thread().copies.open.empty() && b.thread().products.open.empty(), "a thread ends with operations that it never committed");
+  require(b.thread().copies.open.empty() && b.thread().products.open.empty(),
+          "a thread ends with operations that it never committed");
   b.thread().done = true;
   b.switch_back(true);
 }

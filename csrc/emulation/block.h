@@ -1,9 +1,11 @@
 // One thread block on the CPU: a fiber per CUDA thread, in one operating-system thread, so that a run is repeatable and the
-// sanitizers see every access. A fiber runs until it waits for the others; then the scheduler takes the next one that can go on.
+// sanitizers see every access. A fiber runs until it waits for the others; then the scheduler takes the next one that can go
+// on.
 //
 // Two switches look for missing synchronisation. `descending` runs the last warp first. `lazy` lets asynchronous operations
 // happen as late as the hardware may (a copy when it is waited for, a TMA load when nothing else can run); otherwise they
-// happen at once, as early as it may. A kernel that forgets a wait fails one of them, one that reuses memory too early the other.
+// happen at once, as early as it may. A kernel that forgets a wait fails one of them, one that reuses memory too early the
+// other.
 #pragma once
 
 #include <ucontext.h>
@@ -54,8 +56,8 @@ struct TransactionBarrier {
 struct Thread {
   unsigned index = 0;
   bool done = false, fenced = false;  // fenced: may start wgmma
-  std::function<bool()> ready;  // empty: can run
-  Groups copies, products;      // cp.async; wgmma
+  std::function<bool()> ready;        // empty: can run
+  Groups copies, products;            // cp.async; wgmma
   ucontext_t context;
   char* stack = nullptr;
   void* fake_stack = nullptr;
@@ -104,7 +106,7 @@ class Block {
   Index block, grid, size;
   char* shared = nullptr;
   int shared_bytes = 0;
-  std::vector<std::function<void()>> engine;             // what the copy engine has yet to do (lazy)
+  std::vector<std::function<void()>> engine;           // what the copy engine has yet to do (lazy)
   std::map<const void*, TransactionBarrier> barriers;  // by their address in shared memory
 
  private:

@@ -1,5 +1,5 @@
-// Hopper's part of csrc/cuda/ptx.h: transaction barriers, TMA and wgmma, with the swizzled layout in shared memory as the hardware
-// defines it. Products are asynchronous: each warp's part happens when that warp waits for it (lazy), or at once.
+// Hopper's part of csrc/cuda/ptx.h: transaction barriers, TMA and wgmma, with the swizzled layout in shared memory as the
+// hardware defines it. Products are asynchronous: each warp's part happens when that warp waits for it (lazy), or at once.
 #pragma once
 
 #include "block.h"
@@ -45,7 +45,8 @@ struct TensorMap {
 };
 inline TensorMap tensor_map(const char* data, int64 stride, int rows, int width_bytes, int box_rows) {
   using emulation::require;
-  require(reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 16 == 0, "tensor map: address or row stride is not a multiple of 16");
+  require(reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 16 == 0,
+          "tensor map: address or row stride is not a multiple of 16");
   require(box_rows <= 256 && rows >= 1 && width_bytes >= 2, "tensor map: sizes");
   return {data, stride, rows, width_bytes, box_rows};
 }

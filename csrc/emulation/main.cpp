@@ -39,22 +39,39 @@ T* array(const char* name) {
 int integer(const char* name) { return static_cast<int>(integers[name]); }
 
 Tile tile() {
-  return {array<char>("rows"), array<char>("cols"), integers["row_stride"], integers["col_stride"], integer("m"), integer("n"),
-          integer("width_bytes"), static_cast<DType>(integer("dtype")), array<double>("row_factor"), array<float>("col_factor"),
-          array<int64>("excluded"), integer("excluded_per_row"), integers["first_col"]};
+  return {array<char>("rows"),
+          array<char>("cols"),
+          integers["row_stride"],
+          integers["col_stride"],
+          integer("m"),
+          integer("n"),
+          integer("width_bytes"),
+          static_cast<DType>(integer("dtype")),
+          array<double>("row_factor"),
+          array<float>("col_factor"),
+          array<int64>("excluded"),
+          integer("excluded_per_row"),
+          integers["first_col"]};
 }
 
 void run(const std::string& operation) {
   const Device device{integer("capability"), integer("processors"), nullptr};
   const double* scalar = array<double>("scalar");
   if (operation == "exp_sums")
-    exp_sums(tile(), {scalar, array<float>("out_row_sum"), array<float>("out_col_sum"), array<float>("out_row_max"), array<float>("out_col_max")}, device);
+    exp_sums(tile(),
+             {scalar, array<float>("out_row_sum"), array<float>("out_col_sum"), array<float>("out_row_max"),
+              array<float>("out_col_max")},
+             device);
   else if (operation == "softmax_weights")
-    softmax_weights(tile(), {scalar, array<float>("u"), array<float>("v"), array<float>("row_inner"), array<float>("col_inner"),
-                             array<char>("out"), integers["out_stride"]}, device);
+    softmax_weights(tile(),
+                    {scalar, array<float>("u"), array<float>("v"), array<float>("row_inner"), array<float>("col_inner"),
+                     array<char>("out"), integers["out_stride"]},
+                    device);
   else if (operation == "sigmoid")
-    sigmoid(tile(), {scalar, array<float>("row_weight"), array<float>("row_inner"), array<float>("col_inner"), array<float>("out_row_loss"),
-                     array<float>("out_row_weight_sum"), array<char>("out"), integers["out_stride"]}, device);
+    sigmoid(tile(),
+            {scalar, array<float>("row_weight"), array<float>("row_inner"), array<float>("col_inner"),
+             array<float>("out_row_loss"), array<float>("out_row_weight_sum"), array<char>("out"), integers["out_stride"]},
+            device);
   else
     emulation::fail("no operation " + operation);
 }

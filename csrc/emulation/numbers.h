@@ -41,12 +41,15 @@ inline uint16_t to_half(float x) {
   int exponent = 0;
   std::frexp(size, &exponent);  // 2^(exponent - 1) <= size < 2^exponent
   if (size == 0.0 || exponent < -13) return sign | static_cast<uint16_t>(std::nearbyint(std::ldexp(size, 24)));
-  return sign | static_cast<uint16_t>(((exponent + 14) << 10) + static_cast<int>(std::nearbyint(std::ldexp(size, 11 - exponent))) - 1024);
+  return sign | static_cast<uint16_t>(((exponent + 14) << 10) +
+                                      static_cast<int>(std::nearbyint(std::ldexp(size, 11 - exponent))) - 1024);
 }
 
 // The tensor cores ignore the low 13 bits.
 inline float truncated_to_tf32(uint32_t bits) { return float_of(bits & ~0x1fffu); }
-inline uint32_t rounded_to_tf32(uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & ~0x1fffu; }
+inline uint32_t rounded_to_tf32(uint32_t bits) {
+  return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & ~0x1fffu;
+}
 
 }  // namespace emulation
 }  // namespace clipfast
