@@ -135,11 +135,12 @@ def _stage(channels: int, planes: int, blocks: int, stride: int) -> nn.Sequentia
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """The second computation of a checkpointed block must not count its batch twice in the running statistics."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats and m.training]
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

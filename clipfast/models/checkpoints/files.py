@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipfast.extras import require
 from clipfast.files import write_atomically
 
 WRAPPERS = ("state_dict", "model", "module")
@@ -28,14 +28,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     if _is_safetensors(path):
-        return _safetensors("reading").load_file(path)
+        return require("safetensors.torch", "a safetensors file").load_file(path)
     if is_torchscript(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             return unwrapped(torch.jit.load(str(path), map_location="cpu").state_dict())
     try:
         return unwrapped(torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what is no pickle fails in the unpickler in any way
         raise ValueError(
             f"{path} cannot be read: it must be a state dict saved by torch, a TorchScript archive or a safetensors file. "
             f"A pickle may hold tensors and plain values only. ({str(error).splitlines()[0] if str(error) else error!r})"
@@ -47,9 +49,11 @@ def unwrapped(contents: Any) -> dict[str, Tensor]:
     DistributedDataParallel and torch.compile."""
     while isinstance(contents, Mapping) and (inner := next((contents[w] for w in WRAPPERS if w in contents), None)) is not None:
         contents = inner
-    if not isinstance(contents, Mapping) or not any(isinstance(value, Tensor) for value in contents.values()):
+    if not isinstance(contents, Mapping):
         raise ValueError(f"a checkpoint is a mapping of names to tensors, but this is a {type(contents).__name__}")
     state = {str(name): value for name, value in contents.items() if isinstance(value, Tensor)}
+    if not state:
+        raise ValueError(f"a checkpoint is a mapping of names to tensors, but there is no tensor under {list(contents)[:5]}")
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
@@ -59,7 +63,7 @@ def write_state_dict(path: str | Path, state: Mapping[str, Tensor]) -> None:
     """Atomically, as safetensors if the name ends so, otherwise by ``torch.save``."""
     path = Path(path)
     if path.suffix == ".safetensors":
-        data = _safetensors("writing").save(dict(state))
+        data = require("safetensors.torch", "a safetensors file").save(dict(state))
         write_atomically(path, lambda file: file.write(data))
     else:
         write_atomically(path, lambda file: torch.save(dict(state), file))
@@ -77,11 +81,3 @@ def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(9)
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
-
-
-def _safetensors(purpose: str) -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError(f"{purpose} a safetensors file needs the package safetensors: pip install safetensors") from error
-    return safetensors.torch
