@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
 
-from clipfast.pairs import Pairs
+from clipfast.pairs import Pairs, Side
 
 if TYPE_CHECKING:
-    from clipfast.products import Products
     from clipfast.tiles.torch_tiles import TorchTiles
+
+ROWS_AT_ONCE = 1024  # bounds the temporaries where rows are scattered or narrowed
 
 
 class Gradients(NamedTuple):
@@ -29,37 +31,89 @@ def positive_logits(pairs: Pairs, ops: TorchTiles) -> Tensor:
     return z * _at_partner(pairs.cols.inverse_norm, pairs.partner)
 
 
-def finish(pairs: Pairs, ops: TorchTiles, products: Products, pull: Tensor, alpha: float) -> Gradients:
-    """Turn the accumulated ``W b`` and ``W^T a``, in place, into gradients of the features.
+class Epilogue:
+    """Turns the accumulated ``W b`` and ``W^T a`` into gradients of the features in ``dtype``.
 
-    ``pull`` (M,) is minus the loss's derivative by each positive logit; ``alpha`` multiplies the accumulators.
+    ``pull`` (M,) is minus the loss's derivative by each positive logit; ``alpha`` (0-d) multiplies the accumulators.
     """
-    if pairs.rows.inverse_norm is not None and pairs.cols.inverse_norm is not None:
-        pull = pull * pairs.rows.inverse_norm * _at_partner(pairs.cols.inverse_norm, pairs.partner)
-    left, right = pairs.rows, pairs.cols
-    rows, cols, wanted = products.rows, products.cols, products.wanted
-    dots = None
-    if rows is not None:
-        dots = ops.finish_rows(rows, left.x, right.x, pairs.partner, pull, left.projection, alpha, pairs.scale)
-    if cols is not None and not pairs.triangle:
-        col_dots = _finish_cols(pairs, ops, cols, pull, alpha)
-        dots = col_dots if dots is None else dots
-    scale = dots.sum() / (2 if pairs.triangle else 1) if wanted.scale and dots is not None else None
-    return Gradients(rows if wanted.rows else None, cols if wanted.cols else None, scale)
 
+    def __init__(self, pairs: Pairs, ops: TorchTiles, pull: Tensor, alpha: Tensor, dtype: torch.dtype) -> None:
+        self.pairs, self.ops, self.alpha, self.dtype = pairs, ops, alpha, dtype
+        self.row_dots: list[Tensor] = []
+        self.col_dots: list[Tensor] = []
+        if pairs.rows.inverse_norm is not None and pairs.cols.inverse_norm is not None:
+            pull = pull * pairs.rows.inverse_norm * _at_partner(pairs.cols.inverse_norm, pairs.partner)
+        self.pull = pull
 
-def _finish_cols(pairs: Pairs, ops: TorchTiles, cols: Tensor, pull: Tensor, alpha: float) -> Tensor:
-    left, right = pairs.rows, pairs.cols
-    if pairs.partner is None or pairs.back is not None:
-        own = pull if pairs.back is None else pull[pairs.back.clamp_min(0)]
-        return ops.finish_rows(cols, right.x, left.x, pairs.back, own, right.projection, alpha, pairs.scale)
-    cols.mul_(alpha)
-    for start in range(0, left.x.shape[0], 1024):  # several rows may share a column: scatter, a bounded piece at a time
-        r = slice(start, start + 1024)
-        paired = pairs.partner[r] >= 0
-        pulled = -pull[r][paired].to(cols.dtype).unsqueeze(1) * left.x[r][paired]
-        cols.index_add_(0, pairs.partner[r][paired], pulled)
-    return ops.finish_rows(cols, right.x, None, None, None, right.projection, 1.0, pairs.scale)
+    def rows(self, grad: Tensor, r: slice, out: Tensor) -> None:
+        """Finish rows ``r`` of the gradient from their accumulator ``grad`` into ``out``, which may be the same."""
+        self.row_dots.append(self._finish(grad, r, self.pairs.rows, self.pairs.cols, self.pairs.partner, self.pull, out))
+
+    def whole_rows(self, grad: Tensor) -> Tensor:
+        """All rows of a triangle, whose strips are complete only at the end."""
+        return self._narrowed(grad, self.rows)
+
+    def whole_cols(self, grad: Tensor) -> Tensor:
+        pairs = self.pairs
+        if pairs.partner is not None and pairs.back is None:
+            self._scatter(grad)
+            return self._narrowed(grad, self._scattered_cols)
+        return self._narrowed(grad, self._cols)
+
+    def scale_gradient(self) -> Tensor:
+        """``sum_i <x_i, dx_i> / scale`` over either side (0-d float64)."""
+        total = torch.stack([d.sum() for d in self.row_dots or self.col_dots]).sum()
+        return total / 2 if self.pairs.triangle else total
+
+    def _cols(self, grad: Tensor, r: slice, out: Tensor) -> None:
+        back = self.pairs.back
+        own = self.pull if back is None else self.pull[back.clamp_min(0)]
+        self.col_dots.append(self._finish(grad, r, self.pairs.cols, self.pairs.rows, back, own, out))
+
+    def _scattered_cols(self, grad: Tensor, r: slice, out: Tensor) -> None:
+        side, one = self.pairs.cols, torch.ones_like(self.alpha)
+        projection = None if side.projection is None else side.projection[r]
+        dots = self.ops.finish_rows(grad, side.x[r], None, None, None, projection, one, self.pairs.scale, out)
+        self.col_dots.append(dots)
+
+    def _finish(
+        self, grad: Tensor, r: slice, side: Side, other: Side, partner: Tensor | None, pull: Tensor, out: Tensor
+    ) -> Tensor:  # fmt: skip
+        alpha = self.alpha if side.outer is None or other.top is None else self.alpha * other.top * side.outer[r]
+        projection = None if side.projection is None else side.projection[r]
+        y, mate = (other.x[r], None) if partner is None else (other.x, partner[r])
+        return self.ops.finish_rows(grad, side.x[r], y, mate, pull[r], projection, alpha, self.pairs.scale, out)
+
+    def _scatter(self, grad: Tensor) -> None:
+        """Several rows may share a column: add up the positives' part row by row (index_put_ adds in a fixed order)."""
+        pairs, partner = self.pairs, self.pairs.partner
+        assert partner is not None
+        alpha = self.alpha
+        if pairs.cols.outer is not None and pairs.rows.top is not None:
+            alpha = (alpha * pairs.rows.top * pairs.cols.outer).unsqueeze(1)
+        grad.mul_(alpha.to(grad.dtype))
+        for start in range(0, pairs.shape[0], ROWS_AT_ONCE):
+            r = slice(start, start + ROWS_AT_ONCE)
+            pull = self.pull[r].masked_fill(partner[r] < 0, 0.0).to(grad.dtype)
+            grad.index_put_((partner[r].clamp_min(0),), -pull.unsqueeze(1) * pairs.rows.x[r], accumulate=True)
+
+    def _narrowed(self, grad: Tensor, finish) -> Tensor:
+        """``finish`` applied to all rows, in place where ``dtype`` is the accumulator's.
+
+        A narrower result is packed into the front of the accumulator's own memory, piece by piece in ascending order:
+        what is overwritten has been read before, and no second matrix is needed.
+        """
+        count, width = grad.shape
+        if grad.dtype == self.dtype:
+            finish(grad, slice(0, count), grad)
+            return grad
+        result = grad.view(-1).view(self.dtype)[: count * width].view(count, width)
+        for start in range(0, count, ROWS_AT_ONCE):
+            r = slice(start, min(count, start + ROWS_AT_ONCE))
+            piece = torch.empty_like(result[r])
+            finish(grad[r], r, piece)
+            result[r] = piece
+        return result
 
 
 def _at_partner(values: Tensor, partner: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """The slower path for batches whose logits no single float32 window covers.
 
 Logits in float64, and a shift per row and per column (their largest negative), so that every finite input gives
-the right sums. ``softmax.forward`` takes it when a sum of the fast path may have underflowed.
+the right sums. The tiles' ``guarded`` takes it when a sum of the fast path may have underflowed.
 """
 
 from __future__ import annotations
@@ -58,15 +58,17 @@ def forward(sweep: Sweep) -> tuple[Tensor, Tensor]:
 
 def softmax_weights(pairs: Pairs, tile: Tile, w: Weights, out: Tensor) -> Tensor:
     """``W_ij = share_i exp(z_ij - lse_i) + share_j exp(z_ij - lse_j)``, times the inverse norms."""
-    assert w.row_lse is not None
+    row_share, col_share, row_lse, col_lse = w.exact
+    assert row_share is not None
+    assert row_lse is not None
     for row0, row1 in strips(tile.shape[0], ROWS_AT_ONCE):
         part = Tile(tile.row0 + row0, tile.row0 + row1, tile.col0, tile.col1)
         z = _logits(pairs, part)
-        p = (z - w.row_lse[part.rows].unsqueeze(1)).exp_().mul_(w.rows[part.rows].unsqueeze(1))
-        if w.col_lse is not None:
-            p += z.sub_(w.col_lse[part.cols]).exp_().mul_(w.cols[part.cols])
-        if pairs.rows.inverse_norm is not None and pairs.cols.inverse_norm is not None:
-            p.mul_(pairs.rows.inverse_norm[part.rows].unsqueeze(1)).mul_(pairs.cols.inverse_norm[part.cols])
+        p = (z - row_lse[part.rows].unsqueeze(1)).exp_().mul_(row_share[part.rows].unsqueeze(1))
+        if col_lse is not None and col_share is not None:
+            p += z.sub_(col_lse[part.cols]).exp_().mul_(col_share[part.cols])
+        if pairs.rows.inner is not None and pairs.cols.inner is not None:
+            p.mul_(pairs.rows.inner[part.rows].unsqueeze(1)).mul_(pairs.cols.inner[part.cols])
         out[row0:row1] = p
     return out
 

@@ -20,7 +20,6 @@ from clipfast import checks, reference, single
 from clipfast.ops import ops
 from clipfast.pairs import IGNORE_INDEX, match, number_of_pairs
 from clipfast.registry import SINGLE, requested
-from clipfast.tiling import DEFAULT_WORKSPACE_BYTES
 
 IMAGES_AND_TEXTS = ("image_features", "text_features")
 
@@ -51,7 +50,7 @@ def clip_loss(
     reduction: str = "mean",
     return_stats: bool = False,
     backend: str | None = None,
-    workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
+    workspace_bytes: int | None = None,
 ) -> Tensor | tuple[Tensor, ClipStats]:
     """The symmetric cross-entropy of CLIP (Radford et al., 2021, figure 3). It replaces::
 
@@ -102,7 +101,7 @@ def info_nce_loss(
     normalize: bool = False,
     reduction: str = "mean",
     backend: str | None = None,
-    workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
+    workspace_bytes: int | None = None,
 ) -> Tensor:
     """InfoNCE (van den Oord et al., 2018) in one direction, M queries against K keys. It replaces::
 
@@ -139,7 +138,7 @@ def nt_xent_loss(
     normalize: bool = True,
     reduction: str = "mean",
     backend: str | None = None,
-    workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
+    workspace_bytes: int | None = None,
 ) -> Tensor:
     """SimCLR's NT-Xent (Chen et al., 2020, equation 1) over the 2N views of N samples. It replaces::
 
@@ -175,7 +174,7 @@ def siglip_loss(
     normalize: bool = False,
     reduction: str = "mean",
     backend: str | None = None,
-    workspace_bytes: int = DEFAULT_WORKSPACE_BYTES,
+    workspace_bytes: int | None = None,
 ) -> Tensor:
     """The pairwise sigmoid loss of SigLIP (Zhai et al., 2023, algorithm 1). It replaces::
 
@@ -217,11 +216,15 @@ class Softmax(NamedTuple):
     targets: Tensor | None
     both: bool
     normalize: bool
-    workspace_bytes: int
+    workspace_bytes: int | None
     backend: str
 
     def mean(self, stats: bool = False) -> tuple[Tensor, Tensor]:
         """The mean over all lines, and their state."""
+        if not self.rows.is_cpu:
+            # No exponentials are kept there, so that gradients at once would save nothing and hold memory through the step.
+            nll, state = self.nll(stats)
+            return _mean(nll, self), state
         *inputs, workspace_bytes, backend = self
         wants = [_needs_grad(x) for x in (self.rows, self.cols, self.scale)]
         loss, _, _, _, state = ops.softmax_mean(*inputs, stats, *wants, workspace_bytes, backend)
@@ -234,8 +237,15 @@ class Softmax(NamedTuple):
         return ops.softmax_nll(*inputs, stats, keep, workspace_bytes, backend)[:2]
 
 
-def _pairs(number: int, targets: Tensor | None) -> int:
-    return number if targets is None else number_of_pairs(int((targets != IGNORE_INDEX).sum()))
+def _mean(nll: Tensor, call: Softmax) -> Tensor:
+    return nll.mean() if call.targets is None else nll.sum() / (_pairs(nll.shape[0], call.targets) * (2 if call.both else 1))
+
+
+def _pairs(number: int, targets: Tensor | None) -> int | Tensor:
+    if targets is None:
+        return number
+    count = (targets != IGNORE_INDEX).sum()
+    return number_of_pairs(int(count)) if targets.is_cpu else count  # 0 pairs are NaN where the host must not look
 
 
 def _reduce(nll: Tensor, targets: Tensor | None, reduction: str) -> Tensor:

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from clipfast import sigmoid, softmax
+from clipfast.epilogue import Gradients
 from clipfast.pairs import compute_dtype, number_of_pairs
 from clipfast.products import Wanted
+from clipfast.registry import resolve
 from clipfast.sweep import Sweep
 from clipfast.tiling import Budget
-from clipfast.widening import widened
 
 _SOFTMAX = "Tensor rows, Tensor? cols, Tensor scale, Tensor? targets, bool both, bool normalize"
 _SIGMOID = "Tensor rows, Tensor cols, Tensor scale, Tensor bias, bool normalize"
 _WANTS = "bool want_rows, bool want_cols, bool want_scale"
-_END = "int workspace_bytes, str backend"
+_END = "int? workspace_bytes, str backend"
 _library = torch.library.Library("clipfast", "DEF")
 for _schema in (
     f"softmax_mean({_SOFTMAX}, bool best, {_WANTS}, {_END}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -64,8 +65,16 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(compute_dtype(x.dtype))
 
 
-def _out(*gradients: tuple[Tensor, Tensor | None]) -> tuple[Tensor, ...]:
-    return tuple(like.new_empty(0) if g is None else g.to(like.dtype) for like, g in gradients)
+NOTHING = Gradients(None, None, None)
+
+
+def _out(sweep: Sweep, dtype: torch.dtype, gradients: Gradients) -> list[Tensor]:
+    """The features' gradients as an operator returns them."""
+    return [sweep.pairs.rows.x.new_empty(0, dtype=dtype) if g is None else g for g in gradients[:2]]
+
+
+def _scalar(like: Tensor, gradient: Tensor | None) -> Tensor:
+    return like.new_empty(0) if gradient is None else gradient.to(like.dtype)
 
 
 def _state(lines: softmax.Lines) -> Tensor:
@@ -76,19 +85,18 @@ def _state(lines: softmax.Lines) -> Tensor:
 def _softmax_mean(
     rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, want_scale, workspace_bytes, backend
 ):
-    rows, cols = widened(rows, cols)
-    sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend)
-    wanted = Wanted(want_rows, want_cols, want_scale)
+    sweep = Sweep.over(*resolve(backend, rows).widened(rows, cols), scale, targets, both, normalize, workspace_bytes, backend)
+    wanted, dtype = Wanted(want_rows, want_cols, want_scale), sweep.pairs.dtype
     kept = sweep.kept(wanted.any)
     lines = softmax.forward(sweep, kept, best)
     unpaired = sweep.pairs.unpaired_lines()
     count = number_of_pairs(lines.nll.numel() - (0 if unpaired is None else int(unpaired.sum())))
     loss = (lines.nll.sum() / count).to(sweep.pairs.dtype)
     if not wanted.any:
-        return loss, *_out((rows, None), (rows, None), (scale, None)), _state(lines)
+        return loss, *_out(sweep, dtype, NOTHING), _scalar(scale, None), _state(lines)
     share = torch.full_like(lines.nll, 1 / count)
-    g = softmax.backward(sweep, wanted, share, lines.nll, lines.lse, lines.shift, kept, consume=True)
-    return loss, *_out((rows, g.rows), (rows, g.cols), (scale, g.scale)), _state(lines)
+    g = softmax.backward(sweep, wanted, share, lines.nll, lines.lse, lines.shift, kept, consume=True, dtype=dtype)
+    return loss, *_out(sweep, dtype, g), _scalar(scale, g.scale), _state(lines)
 
 
 @_kernel("softmax_nll")
@@ -96,7 +104,7 @@ def _softmax_nll(rows, cols, scale, targets, both, normalize, best, keep, worksp
     sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend)
     kept = sweep.kept(keep)
     lines = softmax.forward(sweep, kept, best)
-    return lines.nll.to(sweep.pairs.dtype), _state(lines), lines.nll.new_full((), lines.shift), kept
+    return lines.nll.to(sweep.pairs.dtype), _state(lines), lines.shift, kept
 
 
 @_kernel("softmax_nll_grad")
@@ -106,23 +114,25 @@ def _softmax_nll_grad(
 ):  # fmt: skip
     sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend)
     wanted = Wanted(want_rows, want_cols, want_scale)
-    g = softmax.backward(sweep, wanted, grad.double().contiguous(), nll.double(), state[0], float(shift), kept, consume=False)
-    return _out((rows, g.rows), (rows, g.cols), (scale, g.scale))
+    share = grad.double().contiguous()
+    g = softmax.backward(sweep, wanted, share, nll.double(), state[0], shift, kept, consume=False, dtype=rows.dtype)
+    return *_out(sweep, rows.dtype, g), _scalar(scale, g.scale)
 
 
 @_kernel("sigmoid_mean")
 def _sigmoid_mean(rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
-    rows, cols = widened(rows, cols)
+    rows, cols = resolve(backend, rows).widened(rows, cols)
     share = rows.new_full((rows.shape[0],), 1 / rows.shape[0], dtype=torch.float64)
     wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
-    loss, gradients = _sigmoid(share, rows, cols, scale, bias, normalize, wanted, workspace_bytes, backend)
-    return loss.mean().to(compute_dtype(rows.dtype)), *gradients
+    dtype = compute_dtype(rows.dtype)
+    loss, gradients = _sigmoid(share, rows, cols, scale, bias, normalize, wanted, dtype, workspace_bytes, backend)
+    return loss.mean().to(dtype), *gradients
 
 
 @_kernel("sigmoid_nll")
 def _sigmoid_nll(rows, cols, scale, bias, normalize, workspace_bytes, backend):
     nothing = Wanted(False, False, False)
-    loss, _ = _sigmoid(None, rows, cols, scale, bias, normalize, nothing, workspace_bytes, backend)
+    loss, _ = _sigmoid(None, rows, cols, scale, bias, normalize, nothing, rows.dtype, workspace_bytes, backend)
     return loss.to(compute_dtype(rows.dtype))
 
 
@@ -131,13 +141,13 @@ def _sigmoid_nll_grad(
     grad, rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend
 ):
     wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
-    return _sigmoid(grad, rows, cols, scale, bias, normalize, wanted, workspace_bytes, backend)[1]
+    return _sigmoid(grad, rows, cols, scale, bias, normalize, wanted, rows.dtype, workspace_bytes, backend)[1]
 
 
-def _sigmoid(row_weight, rows, cols, scale, bias, normalize, wanted, workspace_bytes, backend):
+def _sigmoid(row_weight, rows, cols, scale, bias, normalize, wanted, dtype, workspace_bytes, backend):
     sweep = Sweep.over(rows, cols, scale, None, True, normalize, workspace_bytes, backend)
-    loss, g, bias_grad = sigmoid.run(sweep, float(bias), row_weight, wanted)
-    return loss, _out((rows, g.rows), (rows, g.cols), (scale, g.scale), (bias, bias_grad if wanted.bias else None))
+    loss, g, by_bias = sigmoid.run(sweep, bias, row_weight, wanted, dtype)
+    return loss, (*_out(sweep, dtype, g), _scalar(scale, g.scale), _scalar(bias, by_bias if wanted.bias else None))
 
 
 @_kernel("scaled")
@@ -161,7 +171,7 @@ def _(rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, w
 def _(rows, cols, scale, targets, both, normalize, best, keep, workspace_bytes, backend):
     dtype = compute_dtype(rows.dtype)
     m, n = rows.shape[0], (rows if cols is None else cols).shape[0]
-    kept = Budget(workspace_bytes, dtype.itemsize, int(rows.shape[1])).kept_elements(m, n) if keep else 0
+    kept = Budget(workspace_bytes, dtype.itemsize, int(rows.shape[1]), rows.device.type).kept_elements(m, n) if keep else 0
     lines = m + n if both else m
     state, shift = rows.new_empty(3, lines, dtype=torch.float64), rows.new_empty((), dtype=torch.float64)
     return rows.new_empty(lines, dtype=dtype), state, shift, rows.new_empty(kept, dtype=dtype)

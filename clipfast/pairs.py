@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,27 +25,35 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 @dataclass
 class Side:
-    """One side's features ``x`` (R, D), contiguous, and what normalises them (float64, None when not asked for)."""
+    """One side's features ``x`` (R, D) as the tiles read them, and what normalises them (float64, None when not asked for).
+
+    ``inner`` (R,) in the compute dtype is the part of the inverse norms that enters the stored weights. Beside float16
+    features, whose range would not hold it, it is at most 1: there ``outer`` (R,) and ``top`` (0-d) are the rest, as it
+    multiplies the rows' own gradients and everybody else's.
+    """
 
     x: Tensor
-    inverse_norm: Tensor | None
-    projection: Tensor | None
-    largest: float
+    largest: Tensor
+    inverse_norm: Tensor | None = None
+    projection: Tensor | None = None
+    inner: Tensor | None = None
+    outer: Tensor | None = None
+    top: Tensor | None = None
 
     @classmethod
     def of(cls, features: Tensor, normalize: bool, tiles: TorchTiles) -> Side:
-        x = features.detach().to(compute_dtype(features.dtype)).contiguous()
-        squared = tiles.paired_dots(x, x, None)
-        norm = squared.sqrt()
-        largest = float(norm.max())
-        if not normalize:
-            return cls(x, None, None, largest)
-        inverse = norm.clamp_min(NORM_EPS).reciprocal()
-        # Below eps the norm is a constant, as in F.normalize, and its derivative vanishes.
-        return cls(x, inverse, inverse.square() * (norm > NORM_EPS), largest)
-
-    def factor(self, dtype: torch.dtype) -> Tensor | None:
-        return None if self.inverse_norm is None else self.inverse_norm.to(dtype)
+        x = tiles.stored(features.detach())
+        norm, inverse, projection = tiles.norms(x, NORM_EPS)
+        side = cls(x, norm.max())
+        if normalize:
+            side.inverse_norm, side.projection, side.inner = inverse, projection, inverse.to(compute_dtype(x.dtype))
+            if x.dtype == torch.float16:
+                proper = norm > NORM_EPS  # a zero row is nothing to the others, and 1 / eps to itself
+                top = torch.where(proper, inverse, 0.0).max()
+                side.top = torch.where(top > 0, top, 1.0)
+                side.outer = torch.where(proper, side.top, inverse)
+                side.inner = (inverse / side.outer).float()
+        return side
 
 
 @dataclass
@@ -59,10 +68,8 @@ class Pairs:
 
     rows: Side
     cols: Side
-    scale: float
+    scale: Tensor
     row_factor: Tensor
-    row_norm: Tensor | None
-    col_factor: Tensor | None
     partner: Tensor | None
     back: Tensor | None
     excluded: Tensor
@@ -75,14 +82,25 @@ class Pairs:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.rows.x.dtype
+        """Of logits, sums and accumulators."""
+        return compute_dtype(self.rows.x.dtype)
 
     @property
-    def bound(self) -> float:
-        """No logit is larger in absolute value (Cauchy-Schwarz); NaN when an input is NaN or infinite."""
-        if not math.isfinite(self.rows.largest * self.cols.largest):
-            return math.nan
-        return abs(self.scale) * (self.rows.largest * self.cols.largest if self.rows.inverse_norm is None else 1 + 1e-6)
+    def normalized(self) -> bool:
+        return self.rows.inverse_norm is not None
+
+    @cached_property
+    def col_factor(self) -> Tensor | None:
+        """The columns' inverse norms (N,) in the compute dtype; the rows' are in ``row_factor``."""
+        inverse = self.cols.inverse_norm
+        return None if inverse is None else inverse.to(self.dtype)
+
+    @cached_property
+    def bound(self) -> Tensor:
+        """No logit is larger in absolute value (Cauchy-Schwarz); NaN when an input is NaN or infinite. 0-d float64."""
+        product = self.rows.largest * self.cols.largest
+        bound = self.scale.abs() * (1 + 1e-6 if self.normalized else product)
+        return torch.where(product.isfinite(), bound, math.nan)
 
     def feeds_columns(self, tile: Tile) -> bool:
         """Whether the tile's columns get anything of their own: a triangle's diagonal tile is its own mirror image."""
@@ -128,47 +146,53 @@ def prepare(
     """Pairs of ``rows`` (M, D) with ``cols`` (N, D), or with themselves; with ``both`` a column has one row at most."""
     left = Side.of(rows, normalize, tiles)
     right = left if cols is None else Side.of(cols, normalize, tiles)
-    _check_range(left, right)
+    factor = scale.detach().double()
+    if rows.is_cpu:
+        _check_range(left, right, factor)
     m, n = left.x.shape[0], right.x.shape[0]
-    factor = float(scale)
-    if math.isinf(factor):
-        raise ValueError(f"the scale is {factor}; it must be finite (a temperature of 0 makes it infinite)")
     partner, back = match(targets, m, n, both, left.x.device)
-    row_factor = (
-        left.inverse_norm * factor
-        if left.inverse_norm is not None
-        else torch.full((m,), factor, dtype=torch.float64, device=left.x.device)
-    )
+    row_factor = factor.expand(m).contiguous() if left.inverse_norm is None else left.inverse_norm * factor
     identity = torch.arange(m, device=left.x.device)
     column = identity if partner is None else partner
     excluded = torch.stack([identity, column], 1) if cols is None else column.unsqueeze(1)
-    dtype = left.x.dtype
-    return Pairs(
-        left, right, factor, row_factor, left.factor(dtype), right.factor(dtype), partner, back, excluded, cols is None, both
-    )
+    return Pairs(left, right, factor, row_factor, partner, back, excluded, cols is None, both)
 
 
 def match(targets: Tensor | None, m: int, n: int, unique: bool, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """``partner`` (M,) and ``back`` (N,) of ``targets``; ``(None, None)`` for the identity on a square."""
+    """``partner`` (M,) and ``back`` (N,) of ``targets``; ``(None, None)`` for the identity on a square.
+
+    Wrong targets are a ValueError on the CPU and an asynchronous assertion on an accelerator, as in torch's own losses:
+    the host does not wait to look at them.
+    """
     if targets is None:
         if m == n:
             return None, None
         targets = torch.arange(m, device=device)
     ignored = targets == IGNORE_INDEX
-    outside = ~ignored & ((targets < 0) | (targets >= n))
-    if bool(outside.any()):
-        row = int(outside.nonzero()[0])
+    inside = ignored | ((targets >= 0) & (targets < n))
+    if device.type != "cpu":
+        torch._assert_async(inside.all(), f"clipfast: a target is outside [0, {n}) and not {IGNORE_INDEX}")
+    elif not bool(inside.all()):
+        row = int((~inside).nonzero()[0])
         raise ValueError(f"targets[{row}] is {int(targets[row])}: expected a column in [0, {n}) or {IGNORE_INDEX}")
     partner = targets.masked_fill(ignored, -1)
-    index = (~ignored).nonzero().squeeze(1)
-    back = partner.new_full((n,), -1)
-    back[partner[index]] = index
-    if unique and not torch.equal(back[partner[index]], index):
-        raise ValueError(
-            "two rows have the same target: the column's direction would have two positives, which clip_loss does "
-            "not support; give each column one row at most, or use info_nce_loss for one direction"
-        )
+    rows = torch.arange(m, device=device)
+    back = partner.new_full((n + 1,), -1)  # the last place takes the ignored rows
+    back = back.scatter_(0, torch.where(ignored, n, partner), rows)[:n]
+    if unique:
+        _check_unique(ignored | (back[partner.clamp_min(0)] == rows))
     return partner, back if unique else None
+
+
+def _check_unique(own: Tensor) -> None:
+    message = (
+        "two rows have the same target: the column's direction would have two positives, which clip_loss does "
+        "not support; give each column one row at most, or use info_nce_loss for one direction"
+    )
+    if own.device.type != "cpu":
+        torch._assert_async(own.all(), message)
+    elif not bool(own.all()):
+        raise ValueError(message)
 
 
 def number_of_pairs(count: int) -> int:
@@ -180,12 +204,15 @@ def number_of_pairs(count: int) -> int:
     return count
 
 
-def _check_range(left: Side, right: Side) -> None:
-    largest, limit = left.largest * right.largest, torch.finfo(left.x.dtype).max / 16
-    if not (math.isfinite(left.largest) and math.isfinite(right.largest)):
+def _check_range(left: Side, right: Side, scale: Tensor) -> None:
+    """On the host, where looking costs nothing; on an accelerator such inputs come out as NaN."""
+    if math.isinf(float(scale)):
+        raise ValueError(f"the scale is {float(scale)}; it must be finite (a temperature of 0 makes it infinite)")
+    first, second, limit = float(left.largest), float(right.largest), torch.finfo(compute_dtype(left.x.dtype)).max / 16
+    if not (math.isfinite(first) and math.isfinite(second)):
         return  # NaN and infinity are the caller's: they come out as NaN, as from the dense loss
-    if largest > limit:
+    if first * second > limit:
         raise ValueError(
-            f"feature norms of {left.largest:.1e} and {right.largest:.1e} overflow {left.x.dtype} when multiplied; "
+            f"feature norms of {first:.1e} and {second:.1e} overflow {compute_dtype(left.x.dtype)} when multiplied; "
             "scale the features down or normalise them before the loss"
         )

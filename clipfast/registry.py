@@ -7,6 +7,7 @@ row-wise ones (``paired_dots``, ``finish_rows``); ``torch_tiles.TorchTiles`` sta
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ class Call:
 
     device: str
     dtype: torch.dtype
+    row_bytes: int = 16
 
 
 def _why_not_reference(call: Call | None) -> str | None:
@@ -53,10 +55,64 @@ def _why_not_cpu(call: Call | None) -> str | None:
     return None
 
 
-_WHY_NOT = {"cpu": _why_not_cpu, "torch": _why_not_torch, "reference": _why_not_reference}
+TRITON_MINIMUM = (3, 4)
+
+
+@cache
+def _triton_missing() -> str | None:
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton is not installed ({error}); it comes with torch's CUDA builds"
+    found = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if found < TRITON_MINIMUM:
+        return f"Triton {triton.__version__} is too old for the kernels, which need {'.'.join(map(str, TRITON_MINIMUM))}"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter stands in for a GPU: slow, on CPU tensors, and only when forced by name."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _why_not_triton(call: Call | None) -> str | None:
+    if _triton_missing():
+        return _triton_missing()
+    if call is None:
+        return None if torch.cuda.is_available() or interpreted() else "torch sees no GPU"
+    if call.device != "cuda" and not (call.device == "cpu" and interpreted()):
+        return f"it runs on a GPU; the features are on {call.device}"
+    if call.dtype == torch.float64:
+        return "its products are float32 or narrower; float64 features need the torch backend"
+    return None
+
+
+def _why_not_cuda(call: Call | None) -> str | None:
+    reason = native.load_error("cuda")
+    if reason:
+        return f"the CUDA extension is not available: {reason}"
+    if call is None:
+        return None if torch.cuda.is_available() else "torch sees no GPU"
+    reason = _why_not_triton(call)  # the row-wise operations and the range guard are Triton's
+    if reason:
+        return reason
+    if call.row_bytes % 16:
+        return f"its loads take 16 bytes at a time; the features' rows have {call.row_bytes} bytes, no multiple of 16"
+    if call.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32:
+        return "its float32 products are TF32, which torch.backends.cuda.matmul.allow_tf32 does not allow; triton has IEEE"
+    return None
+
+
+_WHY_NOT = {
+    "triton": _why_not_triton,
+    "cuda": _why_not_cuda,
+    "cpu": _why_not_cpu,
+    "torch": _why_not_torch,
+    "reference": _why_not_reference,
+}
 NAMES = tuple(_WHY_NOT)
 AUTO = "auto"
-AUTOMATIC = ("cpu", "torch")  # in order of preference
+AUTOMATIC = ("cpu", "triton", "torch")  # in order of preference; cuda only by name until a measurement shows it faster
 SINGLE = "single"
 SMALL = 192 * 192
 """Up to this many logits (144 KiB) there is no sweep, which would spend more on calls than on arithmetic: plain mean
@@ -71,7 +127,8 @@ def backends() -> dict[str, str | None]:
 def requested(name: str | None, rows: Tensor, cols: Tensor, plain: bool) -> str:
     """The backend that a public loss asks its operator for: ``name`` or AUTO; SINGLE or "reference" for small batches.
 
-    ``plain``: the mean loss, row i with column i, nothing else asked for. No predicate runs here: under torch.compile they belong inside the operator, which resolves the name.
+    ``plain``: the mean loss, row i with column i, nothing else asked for. No predicate runs here: under torch.compile
+    they belong inside the operator, which resolves the name.
     """
     if name is None:
         # A compiled graph serves every batch size, so it must not branch on the size.
@@ -87,7 +144,7 @@ def requested(name: str | None, rows: Tensor, cols: Tensor, plain: bool) -> str:
 
 def resolve(name: str, features: Tensor) -> TorchTiles:
     """The tile operations of backend ``name`` or, for AUTO, of the best one; ValueError with the reason if it cannot run."""
-    call = Call(features.device.type, features.dtype)
+    call = Call(features.device.type, features.dtype, int(features.shape[1]) * features.dtype.itemsize)
     if name == AUTO:
         name = _choose(call)
     elif reason := _WHY_NOT[name](call):
@@ -112,6 +169,14 @@ def tile_operations(name: str) -> TorchTiles:
         from clipfast.tiles.cpu_tiles import CpuTiles
 
         return CpuTiles()
+    if name == "triton":
+        from clipfast.tiles.triton_tiles import TritonTiles
+
+        return TritonTiles()
+    if name == "cuda":
+        from clipfast.tiles.cuda_tiles import CudaTiles
+
+        return CudaTiles()
     from clipfast.tiles.torch_tiles import TorchTiles
 
     return TorchTiles()

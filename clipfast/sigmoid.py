@@ -7,28 +7,34 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from clipfast.epilogue import Gradients, finish, positive_logits
+from clipfast.epilogue import Gradients, positive_logits
 from clipfast.products import Products, Wanted
+from clipfast.softmax import stored_range
 
 if TYPE_CHECKING:
     from clipfast.sweep import Sweep
 
 
-def run(sweep: Sweep, bias: float, row_weight: Tensor | None, wanted: Wanted) -> tuple[Tensor, Gradients, Tensor]:
+def run(
+    sweep: Sweep, bias: Tensor, row_weight: Tensor | None, wanted: Wanted, dtype: torch.dtype
+) -> tuple[Tensor, Gradients, Tensor]:
     """Each row's ``sum_j -log sigmoid(y_ij z_ij)`` (float64), and the gradients of their sum weighted by ``row_weight``.
 
-    The third result is the bias's gradient. ``row_weight=None`` stands for ones.
+    The features' gradients are in ``dtype``; the third result is the bias's. ``row_weight=None`` stands for ones.
     """
-    pairs = sweep.pairs
+    pairs, bias = sweep.pairs, bias.double()
     loss = torch.zeros_like(pairs.row_factor)
     weight = torch.zeros_like(loss) if wanted.any else None
-    products, workspace = Products(pairs, sweep.ops.gemm, wanted), sweep.workspace(sweep.kept(False))
-    factor = None if row_weight is None else row_weight.to(pairs.dtype).contiguous()  # a sum's gradient is expanded
-    for tile in sweep.tiles():
-        products.add(tile, sweep.ops.sigmoid(pairs, tile, bias, factor, loss, weight, workspace.scratch(tile)))
     positive = positive_logits(pairs, sweep.ops) + bias
-    loss += torch.logaddexp(-positive, torch.zeros_like(positive))
     pull = torch.sigmoid(-positive)
     share = torch.ones_like(pull) if row_weight is None else row_weight.double()
-    gradients = finish(pairs, sweep.ops, products, pull * share, 1.0)
-    return loss, gradients, loss.new_zeros(()) if weight is None else ((weight - pull) * share).sum()
+    stored, alpha = stored_range(share, pairs)
+    products, workspace = Products(pairs, sweep.ops, wanted, pull * share, alpha, dtype), sweep.workspace(sweep.kept(False))
+    factor = stored.to(pairs.dtype).contiguous()  # a sum's gradient is expanded
+    for tile in sweep.tiles():
+        w = sweep.ops.sigmoid(pairs, tile, bias, factor, loss, weight, workspace)
+        if w is not None:
+            products.add(tile, w)
+    loss += torch.logaddexp(-positive, torch.zeros_like(positive))
+    by_bias = loss.new_zeros(()) if weight is None else ((weight - pull) * share).sum()
+    return loss, products.finish(), by_bias

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from clipfast.ops import no_second_derivative, ops
-from clipfast.tiling import DEFAULT_WORKSPACE_BYTES
 
 _cpu = torch.ops.clipfast_cpu
 
@@ -96,7 +95,7 @@ def _products(
 def _swept(
     rows: Tensor, cols: Tensor | None, scale: Tensor, bias: Tensor | None, kind: Kind, wants: tuple[bool, ...]
 ) -> tuple[Any, ...]:
-    end = (DEFAULT_WORKSPACE_BYTES, "cpu")
+    end = (None, "cpu")
     if bias is not None:
         return ops.sigmoid_mean(rows, cols, scale, bias, kind.normalize, *wants, *end)
     partner = torch.arange(rows.shape[0]).roll(rows.shape[0] // 2) if kind.views else None

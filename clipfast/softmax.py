@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from clipfast import exact
-from clipfast.epilogue import Gradients, finish, positive_logits
+from clipfast.epilogue import Gradients, positive_logits
 from clipfast.pairs import Pairs
 from clipfast.products import Products, Wanted
 from clipfast.tiling import Tile
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from clipfast.sweep import Sweep
 
 EXACT = math.inf  # in place of a shift: the sums came from the exact path, and no tile was kept
+LN2 = math.log(2)
 
 
 @dataclass
@@ -52,13 +53,30 @@ class Sums:
 
 @dataclass
 class Weights:
-    """Pass 2's ``u`` (M,) and ``v`` (N,); on the exact path the bare shares and the log-sum-exps that go with them."""
+    """Pass 2's weights of the lines: ``share`` (L,), ``lse`` (L,), and the shift of pass 1 (0-d, EXACT for the exact path)."""
 
-    shift: float
-    rows: Tensor
-    cols: Tensor
-    row_lse: Tensor | None = None
-    col_lse: Tensor | None = None
+    pairs: Pairs
+    shift: Tensor
+    share: Tensor
+    lse: Tensor
+
+    @cached_property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """``u_i = share_i exp(shift - lse_i)`` (M,) and ``v_j`` likewise (N,), in the compute dtype."""
+        scaled, unpaired = self.share * (self.shift * LN2 - self.lse).exp_(), self.pairs.unpaired_lines()
+        u, v = self.pairs.split((scaled if unpaired is None else scaled.masked_fill_(unpaired, 0.0)).to(self.pairs.dtype))
+        assert u is not None
+        return u, u.new_zeros(self.pairs.shape[1]) if v is None else v
+
+    @cached_property
+    def exact(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """For the exact path: shares of rows and columns, and their log-sum-exps, infinite where there is no share."""
+        return *self.pairs.split(self.share), *self.pairs.split(self.lse.masked_fill(self.share == 0, torch.inf))
+
+    @cached_property
+    def on_exact_path(self) -> bool:
+        """A look at the shift from the host."""
+        return float(self.shift) == EXACT
 
 
 class Lines(NamedTuple):
@@ -67,27 +85,24 @@ class Lines(NamedTuple):
     A line without a positive has loss and positive 0. ``best`` is None where it was not asked for.
     """
 
-    shift: float
+    shift: Tensor
     nll: Tensor
     lse: Tensor
     positive: Tensor
     best: Tensor | None
 
 
-def choose_shift(pairs: Pairs) -> float:
-    """The smallest shift, in whole base-2 steps, under which no sum of ``cols`` exponentials overflows."""
-    bound = pairs.bound
-    if not math.isfinite(bound):
-        return math.nan
+def choose_shift(pairs: Pairs) -> Tensor:
+    """The smallest shift, in whole base-2 steps, under which no sum of ``cols`` exponentials overflows (0-d float64)."""
     headroom = math.log(torch.finfo(pairs.dtype).max) - 2 - math.log(max(pairs.shape))
-    return math.log(2) * max(0, math.ceil((bound - headroom) / math.log(2)))
+    return ((pairs.bound - headroom) / LN2).ceil_().clamp_min_(0.0)
 
 
-def _underflow(pairs: Pairs, shift: float, sums: Tensor) -> bool:
-    """Whether a sum is so small that terms of it may have been lost."""
+def _underflow(pairs: Pairs, shift: Tensor, sums: Tensor) -> Tensor:
+    """Whether a sum is so small that terms of it may have been lost (0-d bool, where the data is)."""
     info = torch.finfo(pairs.dtype)
     smallest = max(pairs.shape) * info.tiny / info.eps
-    return -pairs.bound - shift < math.log(smallest) and bool((sums < smallest).any())
+    return (-pairs.bound - shift * LN2 < math.log(smallest)) & (sums < smallest).any()
 
 
 def forward(sweep: Sweep, kept: Tensor, best: bool) -> Lines:
@@ -107,48 +122,40 @@ def forward(sweep: Sweep, kept: Tensor, best: bool) -> Lines:
     return Lines(shift, nll, lse, positive, largest)
 
 
-def _negatives(sweep: Sweep, kept: Tensor, best: bool) -> tuple[float, Tensor, Tensor | None]:
+def _negatives(sweep: Sweep, kept: Tensor, best: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """The shift, and each line's log-sum-exp and largest of its negatives."""
     pairs, shift = sweep.pairs, choose_shift(sweep.pairs)
     total = pairs.row_factor.new_zeros(pairs.lines)
-    top = pairs.rows.x.new_zeros(pairs.lines) if best else None
+    top = total.new_zeros(pairs.lines, dtype=pairs.dtype) if best else None
     sums = Sums.of(pairs, total, top)
     workspace = sweep.workspace(kept)
     for tile in sweep.tiles():
-        sweep.ops.exp_sums(pairs, tile, shift, sums, *workspace.place(tile))
-    if _underflow(pairs, shift, total):
-        return EXACT, *exact.forward(sweep)
-    return shift, total.log_().add_(shift), None if top is None else top.double().log_().add_(shift)
+        sweep.ops.exp_sums(pairs, tile, shift, sums, workspace)
+    lost = _underflow(pairs, shift, total)
+    largest = None if top is None else top.double().log_().add_(shift * LN2)
+    return sweep.ops.guarded(sweep, lost, shift, total.log_().add_(shift * LN2), largest)
 
 
 def backward(
-    sweep: Sweep, wanted: Wanted, share: Tensor, nll: Tensor, lse: Tensor, shift: float, kept: Tensor, consume: bool
-) -> Gradients:
-    """Pass 2: gradients of the lines' losses weighted by ``share`` (L,). ``consume``: it may write over ``kept``."""
+    sweep: Sweep, wanted: Wanted, share: Tensor, nll: Tensor, lse: Tensor, shift: Tensor, kept: Tensor, consume: bool,
+    dtype: torch.dtype,
+) -> Gradients:  # fmt: skip
+    """Pass 2: the lines' losses weighted by ``share`` (L,), as gradients in ``dtype``. ``consume``: write over ``kept``."""
     pairs, unpaired = sweep.pairs, sweep.pairs.unpaired_lines()
     if unpaired is not None:
         share = share.masked_fill(unpaired, 0.0)
     pull = pairs.sum_of_lines(share * -torch.expm1(-nll))  # 1 - p from -log p, without cancellation
-    alpha = float(share.abs().max()) or 1.0  # the weights stay within [0, 2] whatever gradient comes from above
-    w = _weights(pairs, shift, lse, share / alpha)
-    products, workspace = Products(pairs, sweep.ops.gemm, wanted), sweep.workspace(kept, consume)
+    share, alpha = stored_range(share, pairs)
+    weights = Weights(pairs, shift, share, lse)
+    products, workspace = Products(pairs, sweep.ops, wanted, pull, alpha, dtype), sweep.workspace(kept, consume)
     for tile in sweep.tiles():
-        exponentials, out = workspace.find(tile)
-        if shift == EXACT:
-            products.add(tile, exact.softmax_weights(pairs, tile, w, out))
-        else:
-            products.add(tile, sweep.ops.softmax_weights(pairs, tile, w, exponentials, out))
-    return finish(pairs, sweep.ops, products, pull, alpha)
+        products.add(tile, sweep.ops.softmax_weights(pairs, tile, weights, workspace))
+    return products.finish()
 
 
-def _weights(pairs: Pairs, shift: float, lse: Tensor, share: Tensor) -> Weights:
-    """``u_i = share_i exp(shift - lse_i)`` and ``v_j`` likewise."""
-    if shift == EXACT:
-        (u, v), (row_lse, col_lse) = pairs.split(share), pairs.split(lse.masked_fill(share == 0, torch.inf))
-    else:
-        scaled = share * (shift - lse).exp_()
-        unpaired = pairs.unpaired_lines()
-        u, v = pairs.split((scaled if unpaired is None else scaled.masked_fill_(unpaired, 0.0)).to(pairs.dtype))
-        row_lse = col_lse = None
-    assert u is not None
-    return Weights(shift, u, u.new_zeros(pairs.shape[1]) if v is None else v, row_lse, col_lse)
+def stored_range(share: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """``share`` scaled so that the stored weights fill their dtype whatever gradient comes from above, and what undoes it."""
+    largest = share.abs().max()
+    gain = 2.0**14 if pairs.rows.x.dtype == torch.float16 else 1.0  # weights stay within [0, 2]: float16 has room above
+    alpha = torch.where(largest > 0, largest, 1.0) / gain
+    return share / alpha, alpha

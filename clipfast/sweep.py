@@ -27,12 +27,12 @@ class Sweep:
     @classmethod
     def over(
         cls, rows: Tensor, cols: Tensor | None, scale: Tensor, targets: Tensor | None, both: bool, normalize: bool,
-        workspace_bytes: int, backend: str,
+        workspace_bytes: int | None, backend: str,
     ) -> Sweep:  # fmt: skip
         """The pairs of ``rows`` with ``cols`` (None: with themselves), on ``backend``."""
         ops = resolve(backend, rows)
         pairs = prepare(rows, cols, scale, targets, both, normalize, ops)
-        return cls(pairs, ops, Budget(workspace_bytes, pairs.dtype.itemsize, rows.shape[1]))
+        return cls(pairs, ops, Budget(workspace_bytes, pairs.rows.x.dtype.itemsize, rows.shape[1], rows.device.type))
 
     def tiles(self) -> Iterator[Tile]:
         return tiles(*self.pairs.shape, self.side, self.pairs.triangle)

@@ -60,35 +60,70 @@ def tiles(rows: int, cols: int, side: int, triangle: bool) -> Iterator[Tile]:
 
 @dataclass(frozen=True)
 class Budget:
-    """``workspace_bytes`` divided: a scratch tile and a temporary, the products' results, and the rest for kept tiles."""
+    """``workspace_bytes`` divided: a scratch tile and a temporary, the products' results, and the rest for kept tiles.
 
-    workspace_bytes: int
+    On an accelerator the fused kernels leave nothing but the weights, and the workspace is one tile of those.
+    """
+
+    workspace_bytes: int | None
     itemsize: int
     width: int
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         smallest = self._temporaries(SMALLEST_SIDE) * self.itemsize
-        if self.workspace_bytes < smallest:
+        if self.bytes < smallest:
             raise ValueError(
                 f"workspace_bytes={self.workspace_bytes} holds no tile of features {self.width} wide; pass at least "
-                f"{smallest} (the default is {DEFAULT_WORKSPACE_BYTES})"
+                f"{smallest} (the default is {self.default})"
             )
 
+    @property
+    def default(self) -> int:
+        return DEFAULT_WORKSPACE_BYTES if self.device == "cpu" else macro_side(self.width) ** 2 * self.itemsize
+
+    @property
+    def bytes(self) -> int:
+        return self.default if self.workspace_bytes is None else self.workspace_bytes
+
     def _temporaries(self, side: int) -> int:
-        return 2 * side * (side + self.width)
+        return 2 * side * (side + self.width) if self.device == "cpu" else side**2
 
     @property
     def side(self) -> int:
-        """The largest multiple of 64 whose temporaries fit, 1024 at most."""
-        elements = self.workspace_bytes // self.itemsize
+        """The largest multiple of 64 whose temporaries fit, 1024 at most on a CPU."""
+        elements = self.bytes // self.itemsize
+        if self.device != "cpu":
+            return math.isqrt(elements) // SMALLEST_SIDE * SMALLEST_SIDE
         fits = (math.isqrt(self.width**2 + 2 * elements) - self.width) // 2
         return max(SMALLEST_SIDE, min(TILE_SIDE, fits // SMALLEST_SIDE * SMALLEST_SIDE))
 
     def kept_elements(self, rows: int, cols: int) -> int:
         """Elements of pass 1's tiles that stay for pass 2 (symbolic sizes allowed: no branch on them)."""
+        if self.device != "cpu":
+            return 0
         # Half as much again as a tile is left to what the product library packs and the allocator rounds.
-        spare = self.workspace_bytes // self.itemsize - self._temporaries(self.side) - 3 * self.side**2 // 2
+        spare = self.bytes // self.itemsize - self._temporaries(self.side) - 3 * self.side**2 // 2
         return torch.sym_min(rows * cols, max(0, spare))
+
+
+MACRO_SIDES = (8192, 8448, 16384)
+OUTPUT_BLOCK = (128, 256)  # what the products' library computes at a time on Hopper
+
+
+def macro_side(width: int, multiprocessors: int = 132) -> int:
+    """The tile side on an accelerator: the one whose two products, (side, width) each, leave the fewest processors idle.
+
+    A product is cut into blocks of 128 x 256 results, which run in waves of one per multiprocessor; a last wave that is
+    half empty costs as much as a full one. Of equally good sides the smallest: its workspace is the smallest too. The
+    default is an H200's number, so that sums are taken in the same order on every machine.
+    """
+
+    def used(side: int) -> float:
+        blocks = math.ceil(side / OUTPUT_BLOCK[0]) * math.ceil(width / OUTPUT_BLOCK[1])
+        return blocks / (math.ceil(blocks / multiprocessors) * multiprocessors)
+
+    return max(MACRO_SIDES, key=lambda side: (round(used(side), 2), -side))
 
 
 class Workspace:

@@ -27,7 +27,7 @@ def exact_logits(
             cols + j.to(tl.int64)[:, None] * col_stride + d[None, :], mask=(j < n)[:, None] & (d < width)[None, :], other=0.0
         )
         # Not tl.dot: float64 products of widened operands do not compile on every architecture, and this path is rare.
-        acc += tl.sum(a.to(tl.float64)[:, None, :] * b.to(tl.float64)[None, :, :], 2)
+        acc += tl.sum(a.to(tl.float32).to(tl.float64)[:, None, :] * b.to(tl.float32)[None, :, :], 2)
     z = acc * tl.load(row_factor + i, mask=i < m, other=0.0)[:, None]
     if col_factor is not None:
         z = z * tl.load(col_factor + j, mask=j < n, other=0.0)[None, :]

@@ -3,7 +3,6 @@
 import torch
 import triton
 import triton.language as tl
-
 from clipfast.kernels.exact_lse import SIDE, exact_logits
 
 
@@ -60,18 +59,18 @@ def exact_weights_kernel(
                 * tl.load(col_inner + j, mask=in_col, other=0.0)[None, :]
             )
         at = out + i.to(tl.int64)[:, None] * out_stride + j[None, :]
-        tl.store(at, w.to(out.dtype.element_ty), mask=in_row[:, None] & in_col[None, :])
+        tl.store(at, w.to(tl.float32).to(out.dtype.element_ty), mask=in_row[:, None] & in_col[None, :])
 
 
 def exact_weights(
-    rows, cols, row_factor, col_factor, row_inner, col_inner, excluded, shift, row_lse, col_lse, row_share, col_share, first_col,
-    out: torch.Tensor,
+    rows, cols, row_factor, col_factor, row_inner, col_inner, excluded, shift, row_lse, col_lse, row_share, col_share,
+    first_col: int, out: torch.Tensor,
 ) -> None:  # fmt: skip
     """Factors, shares and log-sum-exps float64, those of a line without share infinite; ``out`` (m, n)."""
     m, n = out.shape
     programs = min(1024, triton.cdiv(m, SIDE) * triton.cdiv(n, SIDE))  # few, since they seldom have anything to do
     exact_weights_kernel[(programs,)](
         rows, cols, row_factor, col_factor, excluded, shift, row_lse, col_lse, row_share, col_share, row_inner, col_inner, out,
-        out.stride(0), m, n, rows.shape[1], rows.stride(0), cols.stride(0), first_col, EXCLUDED=excluded.shape[1], BM=SIDE, BN=SIDE,
-        BK=SIDE, num_warps=4,
+        out.stride(0), m, n, rows.shape[1], rows.stride(0), cols.stride(0), first_col, EXCLUDED=excluded.shape[1],
+        BM=SIDE, BN=SIDE, BK=SIDE, num_warps=4,
     )  # fmt: skip

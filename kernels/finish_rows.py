@@ -9,7 +9,7 @@ import triton.language as tl
 def _pulled(grad, x, y, coef, alpha, i, mate, j, mask, paired, width, x_stride, y_stride):
     """Columns ``j`` of ``alpha * grad - coef * y[partner]`` and of ``x``, float32."""
     at = i.to(tl.int64)[:, None]
-    g = tl.load(grad + at * width + j[None, :], mask=mask, other=0.0) * alpha
+    g = tl.load(grad + at * width + j[None, :], mask=mask, other=0.0) * alpha[:, None]
     if y is not None:
         own = tl.load(y + mate[:, None] * y_stride + j[None, :], mask=mask & paired[:, None], other=0.0)
         g -= coef[:, None] * own.to(tl.float32)
@@ -18,7 +18,7 @@ def _pulled(grad, x, y, coef, alpha, i, mate, j, mask, paired, width, x_stride, 
 
 @triton.jit(do_not_specialize=["count"])
 def finish_rows_kernel(
-    grad, x, y, partner, coef, projection, alpha, scale, out, dots, count, width, x_stride, y_stride,
+    grad, x, y, partner, coef, projection, alpha, alpha_stride, scale, out, dots, count, width, x_stride, y_stride,
     B: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Replaces, the dot products in float64 and the rest in float32; ``out`` may be ``grad``::
@@ -36,7 +36,7 @@ def finish_rows_kernel(
     pull = tl.zeros((B,), tl.float32)
     if y is not None:
         pull = tl.load(coef + i, mask=paired, other=0.0).to(tl.float32)
-    factor, by = tl.load(alpha).to(tl.float32), tl.load(scale)
+    factor, by = tl.load(alpha + i * alpha_stride, mask=inside, other=0.0).to(tl.float32), tl.load(scale)
     total = tl.zeros((B,), tl.float64)
     for k in range(0, width, BK):
         j = k + tl.arange(0, BK)
@@ -59,13 +59,29 @@ def finish_rows(
     grad: torch.Tensor, x: torch.Tensor, y: torch.Tensor | None, partner: torch.Tensor | None, coef: torch.Tensor | None,
     projection: torch.Tensor | None, alpha: torch.Tensor, scale: torch.Tensor, out: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
-    """The dot products (R,) float64; ``grad`` (R, D) float32 and ``out`` (R, D) contiguous, ``alpha`` and ``scale`` 0-d."""
+    """The dot products (R,) float64; ``grad`` (R, D) float32 and ``out`` (R, D) contiguous, ``alpha`` 0-d or (R,)
+    and ``scale`` 0-d float64."""
     dots = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
     block = 4
     width = min(1024, triton.next_power_of_2(x.shape[1]))
     grid = (triton.cdiv(x.shape[0], block),)
     y_stride = 0 if y is None else y.stride(0)
     finish_rows_kernel[grid](
-        grad, x, y, partner, coef, projection, alpha, scale, out, dots, *x.shape, x.stride(0), y_stride, B=block, BK=width
+        grad,
+        x,
+        y,
+        partner,
+        coef,
+        projection,
+        alpha,
+        alpha.dim(),
+        scale,
+        out,
+        dots,
+        *x.shape,
+        x.stride(0),
+        y_stride,
+        B=block,
+        BK=width,
     )
     return dots

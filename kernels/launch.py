@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 import triton
-from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
-
 from clipfast.kernels import tune
 from clipfast.kernels.config import Block, capability, precision_of, tma_loads
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def block_of(features: Tensor) -> Block:
@@ -26,7 +25,7 @@ def descriptor(x: Tensor, rows: int, depth: int) -> TensorDescriptor:
 def launch_tile(
     kernel: Any, rows: Tensor, cols: Tensor, vectors: Sequence[Any], first_col: int, excluded: int, block: Block | None = None
 ) -> None:
-    """Run a tile kernel over ``rows`` (m, D) against ``cols`` (n, D), whose own arguments stand between the two and the sizes."""
+    """Run a tile kernel over ``rows`` (m, D) against ``cols`` (n, D); ``vectors`` are the arguments of its own."""
     (m, width), n = rows.shape, cols.shape[0]
     block = block or block_of(rows)
     major, depth = capability(rows.device)[0], block.depth(rows.element_size())

@@ -20,7 +20,7 @@ def paired_dots_kernel(x, y, partner, out, count, width, x_stride, y_stride, B: 
         mask = paired[:, None] & (j < width)[None, :]
         a = tl.load(x + i.to(tl.int64)[:, None] * x_stride + j[None, :], mask=mask, other=0.0)
         b = tl.load(y + mate[:, None] * y_stride + j[None, :], mask=mask, other=0.0)
-        total += tl.sum(a.to(tl.float64) * b.to(tl.float64), 1)
+        total += tl.sum(a.to(tl.float32).to(tl.float64) * b.to(tl.float32), 1)
     tl.store(out + i, total, mask=inside)
 
 

@@ -19,7 +19,7 @@ def row_norms_kernel(x, norm, inverse, projection, count, width, stride, eps, B:
     for k in range(0, width, BK):
         j = k + tl.arange(0, BK)
         mask = inside[:, None] & (j < width)[None, :]
-        v = tl.load(x + i.to(tl.int64)[:, None] * stride + j[None, :], mask=mask, other=0.0).to(tl.float64)
+        v = tl.load(x + i.to(tl.int64)[:, None] * stride + j[None, :], mask=mask, other=0.0).to(tl.float32).to(tl.float64)
         total += tl.sum(v * v, 1)
     length = tl.sqrt(total)
     reciprocal = 1.0 / tl.where(length < eps, eps, length)  # NaN stays NaN

@@ -2,7 +2,6 @@
 
 import triton
 import triton.language as tl
-
 from clipfast.kernels.block import cleared, dots, logits, place, vector
 from clipfast.kernels.launch import launch_tile
 
@@ -55,7 +54,8 @@ def sigmoid_kernel(
 
 
 def sigmoid(
-    rows, cols, row_factor, col_factor, row_inner, col_inner, excluded, bias, row_weight, first_col, row_loss, row_weight_sum, out
+    rows, cols, row_factor, col_factor, row_inner, col_inner, excluded, bias, row_weight, first_col, row_loss,
+    row_weight_sum, out,
 ) -> None:  # fmt: skip
     """``row_loss`` and ``row_weight_sum`` (column blocks, m) float32; ``out`` (m, n); the last two both or neither."""
     stride = 0 if out is None else out.stride(0)

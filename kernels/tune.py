@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from clipfast.kernels.config import CANDIDATES, Block, block_for
 
 from clipfast.files import write_atomically
-from clipfast.kernels.config import CANDIDATES, Block, block_for
 
 log = logging.getLogger("clipfast")
 
@@ -26,7 +26,8 @@ SIDE, WIDTH = 8192, 768
 
 def block(major: int, dtype: torch.dtype, precision: str) -> Block:
     """The block to use: the table's, or with CLIPFAST_AUTOTUNE=1 the fastest on this machine."""
-    if os.environ.get("CLIPFAST_AUTOTUNE") != "1" or precision == "ieee" and dtype == torch.float32 or major not in CANDIDATES:
+    ieee = dtype == torch.float32 and precision == "ieee"
+    if os.environ.get("CLIPFAST_AUTOTUNE") != "1" or ieee or major not in CANDIDATES:
         return block_for(major, dtype, precision)
     return _tuned(major, dtype)
 
@@ -45,8 +46,7 @@ def _tuned(major: int, dtype: torch.dtype) -> Block:
         times = {candidate: _time(candidate, dtype) for candidate in CANDIDATES[major]}
         known[key] = asdict(min(times, key=lambda candidate: times[candidate]))
         log.info("tuned %s: %s", key, {str(c): f"{t:.3f} ms" for c, t in times.items()})
-        cache_file().parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cache_file(), json.dumps(known, indent=1).encode())
+        write_atomically(cache_file(), lambda file: file.write(json.dumps(known, indent=1).encode()))
     return Block(**known[key])
 
 
@@ -63,7 +63,6 @@ def _read() -> dict[str, dict[str, int]]:
 def _time(candidate: Block, dtype: torch.dtype) -> float:
     """Milliseconds of the fused exponential sums with this block; infinite where the machine cannot run it."""
     import triton.testing
-
     from clipfast.kernels.exp_sums import exp_sums_kernel
     from clipfast.kernels.launch import launch_tile
 

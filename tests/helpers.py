@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import clipfast
-from clipfast import softmax, tiling
+from clipfast import exact as exact_path
+from clipfast import tiling
 from clipfast.registry import tile_operations
 
 HALF = (torch.bfloat16, torch.float16)
@@ -132,7 +133,7 @@ def small_tiles(side: int = 8) -> Iterator[None]:
 def exact_path_calls() -> Iterator[list[str]]:
     """Records each time pass 1 falls back on the exact path."""
     calls: list[str] = []
-    original = softmax.exact.forward
+    original = exact_path.forward
 
     @functools.wraps(original)
     def recording(*args, **kwargs):
@@ -140,7 +141,7 @@ def exact_path_calls() -> Iterator[list[str]]:
         return original(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(softmax.exact, "forward", recording)
+        patch.setattr(exact_path, "forward", recording)
         yield calls
 
 

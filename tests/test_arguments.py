@@ -9,8 +9,8 @@ import torch
 from helpers import CLIP, HALF, LOSSES, NEEDS_EXTENSION, NT_XENT, SIGLIP, SWEEPS, Loss, each_loss, error, random_pairs
 
 import clipfast
-from clipfast import native
-from clipfast.registry import AUTO, SINGLE, Call, _choose, _why_not_cpu, requested, resolve
+from clipfast import native, registry
+from clipfast.registry import AUTO, SINGLE, Call, _choose, _why_not_cpu, _why_not_cuda, _why_not_triton, requested, resolve
 
 A, B = (x.float() for x in random_pairs(140, 16))
 FEW = B[:139]
@@ -134,7 +134,7 @@ def test_reductions_and_workspaces_that_are_refused(loss: Loss) -> None:
 
 @each_loss
 def test_backends_that_are_refused(loss: Loss) -> None:
-    with pytest.raises(ValueError, match="backend='gpu' is unknown; accepted: cpu, torch, reference, or None"):
+    with pytest.raises(ValueError, match="backend='gpu' is unknown; accepted: triton, cuda, cpu, torch, reference, or None"):
         call(loss, A, B, backend="gpu")
     with pytest.raises(ValueError, match=r"backend='cpu' cannot run this call: .*Pass backend=None to let clipfast choose"):
         call(loss, A.double(), B.double(), backend="cpu")
@@ -142,13 +142,31 @@ def test_backends_that_are_refused(loss: Loss) -> None:
 
 @NEEDS_EXTENSION
 def test_every_predicate_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert clipfast.backends() == {"cpu": None, "torch": None, "reference": None}
+    usable = clipfast.backends()
+    assert [name for name in ("cpu", "torch", "reference") if usable[name] is None] == ["cpu", "torch", "reference"]
     on_gpu = Call("cuda", torch.float32)
     assert _why_not_cpu(on_gpu) == "it runs on the CPU; the features are on cuda"
-    assert _choose(on_gpu) == "torch"
     assert "computes in float32" in _why_not_cpu(Call("cpu", torch.float64))
-    monkeypatch.setattr(native, "load_error", lambda: "it was not built")
+    assert _choose(Call("cuda", torch.float64)) == "torch"
+    monkeypatch.setattr(native, "load_error", lambda extension="cpu": "it was not built")
     assert "not available: it was not built" in clipfast.backends()["cpu"]
+    assert "not available: it was not built" in _why_not_cuda(on_gpu)
+
+
+def test_the_predicates_of_the_gpu_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "load_error", lambda extension="cpu": None)
+    monkeypatch.setattr(registry, "_triton_missing", lambda: None)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    half, single = Call("cuda", torch.bfloat16, 64), Call("cuda", torch.float32, 64)
+    assert _why_not_triton(half) is None
+    assert _why_not_cuda(half) is None
+    assert _choose.__wrapped__(half) == "triton"
+    assert _why_not_triton(Call("cpu", torch.bfloat16)) == "it runs on a GPU; the features are on cpu"
+    assert "float64 features need the torch backend" in _why_not_triton(Call("cuda", torch.float64))
+    assert "have 34 bytes, no multiple of 16" in _why_not_cuda(Call("cuda", torch.bfloat16, 34))
+    assert "TF32" in _why_not_cuda(single)
+    monkeypatch.setattr(registry, "_triton_missing", lambda: "Triton is not installed")
+    assert _choose.__wrapped__(half) == "torch"
 
 
 @NEEDS_EXTENSION

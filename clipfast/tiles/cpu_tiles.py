@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ from clipfast.gemm import cpu_gemm
 from clipfast.pairs import Pairs
 from clipfast.softmax import Sums, Weights
 from clipfast.tiles.torch_tiles import TorchTiles
-from clipfast.tiling import Tile
+from clipfast.tiling import Tile, Workspace
 
 _ops = torch.ops.clipfast_cpu
 
@@ -24,38 +22,33 @@ class CpuTiles(TorchTiles):
     def __init__(self) -> None:
         self.gemm, _ = cpu_gemm()
 
-    def exp_sums(self, pairs: Pairs, tile: Tile, shift: float, sums: Sums, out: Tensor, keep: bool) -> None:
+    def exp_sums(self, pairs: Pairs, tile: Tile, shift: Tensor, sums: Sums, workspace: Workspace) -> None:
+        out, keep = workspace.place(tile)
         cols, scores = sums.wants_cols(tile), self.scores(pairs, tile, out)
         _ops.exp_sums(
             scores, out if keep else scores, tile.row0, tile.col0, pairs.row_factor, pairs.col_factor, pairs.excluded,
-            _log2(shift), sums.row_sum, sums.col_sum if cols else None, sums.row_best, sums.col_best if cols else None,
+            float(shift), sums.row_sum, sums.col_sum if cols else None, sums.row_best, sums.col_best if cols else None,
         )  # fmt: skip
 
-    def softmax_weights(self, pairs: Pairs, tile: Tile, weights: Weights, kept: Tensor | None, out: Tensor) -> Tensor:
+    def _weights(self, pairs: Pairs, tile: Tile, weights: Weights, kept: Tensor | None, out: Tensor) -> Tensor:
         scores = self.scores(pairs, tile, out) if kept is None else kept
         target = scores if kept is None else out
         _ops.softmax_weights(
-            scores, target, tile.row0, tile.col0, pairs.row_factor, pairs.col_factor, pairs.row_norm, pairs.excluded,
-            _log2(weights.shift), kept is not None, weights.rows, weights.cols,
+            scores, target, tile.row0, tile.col0, pairs.row_factor, pairs.col_factor, pairs.rows.inner, pairs.excluded,
+            float(weights.shift), kept is not None, *weights.factors,
         )  # fmt: skip
         return target
 
     def sigmoid(
-        self,
-        pairs: Pairs,
-        tile: Tile,
-        bias: float,
-        row_weight: Tensor | None,
-        loss: Tensor,
-        weight: Tensor | None,
-        out: Tensor,
-    ) -> Tensor:
-        scores = self.scores(pairs, tile, out)
+        self, pairs: Pairs, tile: Tile, bias: Tensor, row_weight: Tensor, loss: Tensor, weight: Tensor | None,
+        workspace: Workspace,
+    ) -> Tensor | None:  # fmt: skip
+        scores = self.scores(pairs, tile, workspace.scratch(tile))
         _ops.sigmoid(
-            scores, tile.row0, tile.col0, pairs.row_factor, pairs.col_factor, pairs.row_norm, pairs.excluded, bias,
+            scores, tile.row0, tile.col0, pairs.row_factor, pairs.col_factor, pairs.rows.inner, pairs.excluded, float(bias),
             weight is not None, row_weight, loss, loss if weight is None else weight,
         )  # fmt: skip
-        return scores
+        return None if weight is None else scores
 
     def paired_dots(self, x: Tensor, y: Tensor, partner: Tensor | None) -> Tensor:
         dots = torch.empty(x.shape[0], dtype=torch.float64)
@@ -64,13 +57,10 @@ class CpuTiles(TorchTiles):
 
     def finish_rows(
         self, grad: Tensor, x: Tensor, y: Tensor | None, partner: Tensor | None, coef: Tensor | None,
-        projection: Tensor | None, alpha: float, scale: float,
+        projection: Tensor | None, alpha: Tensor, scale: Tensor, out: Tensor,
     ) -> Tensor:  # fmt: skip
         dots = torch.empty(x.shape[0], dtype=torch.float64)
-        _ops.finish_rows(grad, x, y, partner, coef, projection, alpha, scale, dots)
+        _ops.finish_rows(grad, x, y, partner, coef, projection, float(alpha), float(scale), dots)
+        if out is not grad:
+            out.copy_(grad)
         return dots
-
-
-def _log2(shift: float) -> float:
-    """The shift in base 2: it was chosen as a whole number of them (``softmax.choose_shift``)."""
-    return shift if math.isnan(shift) else float(round(shift / math.log(2)))

@@ -15,14 +15,26 @@ from typing import Any
 
 import torch
 import triton
+from clipfast.kernels import exact_lse, exact_weights, exp_sums, finish_rows, paired_dots, row_norms, sigmoid, softmax_weights
+from clipfast.kernels.config import block_for
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from clipfast.kernels import exact_lse, exact_weights, exp_sums, finish_rows, paired_dots, row_norms, sigmoid, softmax_weights
-from clipfast.kernels.config import block_for
-
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}
-INTS = {"m", "n", "width", "first_col", "count", "row_stride", "col_stride", "out_stride", "x_stride", "y_stride", "stride"}
+INTS = {
+    "m",
+    "n",
+    "width",
+    "first_col",
+    "count",
+    "row_stride",
+    "col_stride",
+    "out_stride",
+    "alpha_stride",
+    "x_stride",
+    "y_stride",
+    "stride",
+}
 DOUBLES = {
     "row_factor", "shift", "bias", "coef", "projection", "alpha", "scale", "dots", "norm", "inverse", "row_lse", "col_lse",
     "row_share", "col_share", "lse", "best",
@@ -60,10 +72,10 @@ def signature(kernel: Any, dtype: str, tma: bool, absent: tuple[str, ...], const
 def tile_constants(arch: int, dtype: str, tma: bool) -> tuple[dict[str, Any], dict[str, int]]:
     precision = "tf32" if dtype == "tf32" else "ieee"
     block = block_for(arch // 10, TYPES[dtype], precision)
-    constants = dict(
-        EXCLUDED=1, TMA=tma, PRECISION=precision, SPLIT=dtype in ("fp32", "tf32"), BM=block.rows, BN=block.cols,
-        BK=block.depth(TYPES[dtype].itemsize), GROUP=block.group,
-    )  # fmt: skip
+    constants = {
+        "EXCLUDED": 1, "TMA": tma, "PRECISION": precision, "SPLIT": dtype in ("fp32", "tf32"), "BM": block.rows,
+        "BN": block.cols, "BK": block.depth(TYPES[dtype].itemsize), "GROUP": block.group,
+    }  # fmt: skip
     return constants, {"num_warps": block.warps, "num_stages": block.stages}
 
 
@@ -79,12 +91,12 @@ def cases(arch: int) -> Any:
             ):
                 yield kernel, dtype, tma, absent, constants, options
     side = exact_lse.SIDE
-    exact = dict(EXCLUDED=1, BM=side, BN=side, BK=side)
+    exact = {"EXCLUDED": 1, "BM": side, "BN": side, "BK": side}
     for dtype in ("bf16", "fp32"):
         yield exact_lse.exact_lse_kernel, dtype, False, (), exact, {"num_warps": 4}
         yield exact_weights.exact_weights_kernel, dtype, False, (), exact, {"num_warps": 4}
         for kernel in (row_norms.row_norms_kernel, paired_dots.paired_dots_kernel, finish_rows.finish_rows_kernel):
-            yield kernel, dtype, False, (), dict(B=4, BK=1024), {"num_warps": 4}
+            yield kernel, dtype, False, (), {"B": 4, "BK": 1024}, {"num_warps": 4}
 
 
 def sass_of(cubin: bytes) -> str:
