@@ -90,6 +90,7 @@ void Groups::wait(size_t pending) {
 
 Block::Block(Index block, Index grid, int threads, int bytes)
     : block(block), grid(grid), size{static_cast<unsigned>(threads), 1, 1}, shared_bytes(bytes), threads_(threads) {
+  require(threads % 32 == 0, "a block is made of whole warps");
   require(posix_memalign(reinterpret_cast<void**>(&shared), 1024, bytes) == 0, "out of memory");
   std::memset(shared, 0xff, bytes);  // NaN in every dtype: what is read before it is written shows
 }
@@ -97,43 +98,47 @@ Block::~Block() { std::free(shared); }
 
 void Block::enter() {
   Block& b = *emulation::current;
-  after_switch(nullptr, &b.scheduler_stack_, &b.scheduler_stack_size_);
+  const void* from = nullptr;
+  size_t size = 0;
+  after_switch(nullptr, &from, &size);
+  if (b.home_stack_ == nullptr) b.home_stack_ = from, b.home_stack_size_ = size;  // the first thread comes from `run`
   b.kernel_();
   require(b.thread().copies.open.empty() && b.thread().products.open.empty(),
           "a thread ends with operations that it never committed");
   b.thread().done = true;
-  b.switch_back(true);
+  b.go_on(true);
 }
 
-void Block::switch_to(Thread& thread) {
-  current_ = &thread;
-  before_switch(&scheduler_fake_stack_, thread.stack, kStackBytes);
-  swapcontext(&scheduler_, &thread.context);
-  after_switch(scheduler_fake_stack_, nullptr, nullptr);
-}
-
-void Block::switch_back(bool last_time) {
-  Thread& thread = *current_;
-  before_switch(last_time ? nullptr : &thread.fake_stack, scheduler_stack_, scheduler_stack_size_);
-  swapcontext(&thread.context, &scheduler_);
-  after_switch(thread.fake_stack, &scheduler_stack_, &scheduler_stack_size_);
-}
-
-// Warps in order, or in reverse; within a warp always the lanes in order.
-bool Block::run_ready_threads() {
-  bool progress = false;
-  const int warps = (static_cast<int>(threads_.size()) + 31) / 32;
-  for (int w = 0; w < warps; ++w)
-    for (int lane = 0; lane < 32; ++lane) {
-      const size_t index = (options.descending ? warps - 1 - w : w) * 32 + lane;
-      if (index >= threads_.size() || threads_[index].done) continue;
-      Thread& t = threads_[index];
-      if (t.ready && !t.ready()) continue;
-      t.ready = nullptr;
-      switch_to(t);
-      progress = true;
+// The next thread that can run: a lane of the same warp if there is one, so that a warp runs as far ahead of the others as
+// their synchronisation allows. When none can, the copy engine works; when all are done, null.
+Thread* Block::next() {
+  const size_t count = threads_.size();
+  while (true) {
+    size_t done = 0;
+    for (size_t k = 0, first = turn_ / 32 * 32; k < count; ++k) {
+      turn_ = (first + k) % count;
+      Thread& t = threads_[options.descending ? (count - 1 - turn_) / 32 * 32 + turn_ % 32 : turn_];
+      done += t.done;
+      if (!t.done && (!t.ready || t.ready())) return &t;
     }
-  return progress;
+    if (done == count) return nullptr;
+    if (engine.empty()) fail("deadlock: every thread waits");
+    auto work = std::move(engine.front());
+    engine.erase(engine.begin());
+    work();
+  }
+}
+
+// From the running thread to the next one, or back to `run` at the end. Returns when this thread's turn comes again.
+void Block::go_on(bool last_time) {
+  Thread& from = *current_;
+  Thread* to = next();
+  if (to) to->ready = nullptr;
+  if (to == &from) return;
+  current_ = to ? to : &from;
+  before_switch(last_time ? nullptr : &from.fake_stack, to ? to->stack : home_stack_, to ? kStackBytes : home_stack_size_);
+  swapcontext(&from.context, to ? &to->context : &home_);
+  after_switch(from.fake_stack, nullptr, nullptr);
 }
 
 void Block::run(const std::function<void()>& kernel) {
@@ -148,18 +153,10 @@ void Block::run(const std::function<void()>& kernel) {
     t.context.uc_stack.ss_size = kStackBytes;
     makecontext(&t.context, &Block::enter, 0);
   }
-  const auto finished = [&] {
-    for (const Thread& t : threads_)
-      if (!t.done) return false;
-    return true;
-  };
-  while (!finished()) {
-    if (run_ready_threads()) continue;
-    if (engine.empty()) fail("deadlock: every thread waits");
-    auto work = std::move(engine.front());
-    engine.erase(engine.begin());
-    work();
-  }
+  current_ = next();
+  before_switch(&home_fake_stack_, current_->stack, kStackBytes);
+  swapcontext(&home_, &current_->context);
+  after_switch(home_fake_stack_, nullptr, nullptr);
   require(engine.empty(), "the block ends before the copies into its shared memory");
   emulation::current = nullptr;
 }
@@ -167,7 +164,7 @@ void Block::run(const std::function<void()>& kernel) {
 void Block::wait_until(const std::function<bool()>& ready) {
   if (ready()) return;
   current_->ready = ready;
-  switch_back(false);
+  go_on(false);
 }
 
 bool Block::meet(Meeting& m, const std::string& purpose, int expected) {

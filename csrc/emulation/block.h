@@ -115,19 +115,19 @@ class Block {
     void* lane[128];
   };
   static void enter();
-  bool run_ready_threads();
-  void switch_to(Thread& thread);
-  void switch_back(bool last_time);
+  Thread* next();
+  void go_on(bool last_time);
 
   std::vector<Thread> threads_;
   std::map<std::pair<int, int>, Gathering> gatherings_;
   std::map<int, Meeting> barriers_;
   std::function<void()> kernel_;
   Thread* current_ = nullptr;
-  ucontext_t scheduler_;
-  void* scheduler_fake_stack_ = nullptr;
-  const void* scheduler_stack_ = nullptr;
-  size_t scheduler_stack_size_ = 0;
+  size_t turn_ = 0;  // the running thread's place in the order
+  ucontext_t home_;  // where `run` was called
+  void* home_fake_stack_ = nullptr;
+  const void* home_stack_ = nullptr;
+  size_t home_stack_size_ = 0;
 };
 
 extern Block* current;  // the block that runs
