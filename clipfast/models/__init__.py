@@ -9,11 +9,12 @@ from clipfast.models.checkpoints import (
     save_checkpoint,
 )
 from clipfast.models.clip import CLIP
-from clipfast.models.config import BagOfWordsConfig, ClipConfig, ResNetConfig, TextConfig, VisionConfig
+from clipfast.models.config import ClipConfig
 from clipfast.models.named import create_model, list_models, model_config
 from clipfast.models.precision import convert_weights
 from clipfast.models.resnet import ModifiedResNet
 from clipfast.models.text import TextTower
+from clipfast.models.tower_configs import BagOfWordsConfig, ResNetConfig, TextConfig, VisionConfig
 from clipfast.models.transformer import Transformer
 from clipfast.models.vision import VisionTransformer
 

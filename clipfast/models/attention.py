@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipfast.models.config import BlockConfig
 from clipfast.models.layers import MLP, LayerNorm
+from clipfast.models.tower_configs import BlockConfig
 
 Rotation = tuple[Tensor, Tensor]
 

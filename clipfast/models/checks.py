@@ -1,9 +1,11 @@
-"""Checks of configurations, with one wording of each error."""
+"""Checks of configurations and pictures, with one wording of each error."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor
 
 
 def check_positive(config: Any, *fields: str) -> None:
@@ -23,3 +25,9 @@ def check_choice(config: Any, field: str, accepted: Sequence[str]) -> None:
     value = getattr(config, field)
     if value not in accepted:
         raise ValueError(f"{type(config).__name__}.{field} is one of {', '.join(map(repr, accepted))}, but is {value!r}")
+
+
+def check_images(images: Tensor, channels: int, size: int) -> None:
+    """Raise unless ``images`` are (B, channels, size, size)."""
+    if images.ndim != 4 or images.shape[1:] != (channels, size, size):
+        raise ValueError(f"images are (B, {channels}, {size}, {size}), but these are {tuple(images.shape)}")

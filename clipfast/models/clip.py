@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipfast.functional import clip_loss, siglip_loss
-from clipfast.models.config import ClipConfig, ResNetConfig
+from clipfast.models.config import ClipConfig
 from clipfast.models.resnet import ModifiedResNet
 from clipfast.models.text import TextTower
+from clipfast.models.tower_configs import ResNetConfig
 from clipfast.models.vision import VisionTransformer
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)

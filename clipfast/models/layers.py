@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipfast.models.config import BlockConfig
+from clipfast.models.tower_configs import BlockConfig
 
 
 class LayerNorm(nn.LayerNorm):

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipfast.models.config import ResNetConfig
+from clipfast.models.checks import check_images
+from clipfast.models.tower_configs import ResNetConfig
 
 EXPANSION = 4
 Part = nn.Module | nn.Parameter
@@ -101,9 +102,7 @@ class ModifiedResNet(nn.Module):
         return self.conv1.weight.dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        size = self.input_resolution
-        if images.ndim != 4 or images.shape[1:] != (self.config.channels, size, size):
-            raise ValueError(f"images are (B, {self.config.channels}, {size}, {size}), but these are {tuple(images.shape)}")
+        check_images(images, self.config.channels, self.input_resolution)
         x = F.relu(self.bn1(self.conv1(images.to(self.dtype))))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2)

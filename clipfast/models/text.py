@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clipfast.models.config import BagOfWordsConfig, TextConfig
 from clipfast.models.initialise import initialise_text
 from clipfast.models.layers import LayerNorm, make_projection, project
+from clipfast.models.tower_configs import BagOfWordsConfig, TextConfig
 from clipfast.models.transformer import Transformer
 
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipfast.models.attention import Attention, Rotation
-from clipfast.models.config import BlockConfig
 from clipfast.models.layers import MLP, LayerNorm
+from clipfast.models.tower_configs import BlockConfig
 
 
 class ResidualAttentionBlock(nn.Module):

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from clipfast.models.attention import AttentionPool, rotation_of
-from clipfast.models.config import VisionConfig
+from clipfast.models.checks import check_images
 from clipfast.models.initialise import initialise_vision
 from clipfast.models.layers import LayerNorm, make_projection, project
+from clipfast.models.tower_configs import VisionConfig
 from clipfast.models.transformer import Transformer
 
 Part = nn.Module | nn.Parameter
@@ -39,9 +40,7 @@ class VisionTransformer(nn.Module):
         return self.conv1.weight.dtype
 
     def forward(self, images: Tensor) -> Tensor:
-        size = self.input_resolution
-        if images.ndim != 4 or images.shape[1:] != (self.config.channels, size, size):
-            raise ValueError(f"images are (B, {self.config.channels}, {size}, {size}), but these are {tuple(images.shape)}")
+        check_images(images, self.config.channels, self.input_resolution)
         tokens = self.transformer(self._tokens(images.to(self.dtype)), self._rotation(images.device))
         if self.attn_pool is not None:
             return project(self.attn_pool(self.ln_post(tokens)), self.proj)

@@ -25,7 +25,7 @@ from clipfast.models import (
     load_checkpoint,
     model_config,
 )
-from clipfast.models.named import eva_vision, siglip_text, siglip_vision
+from clipfast.models.families import eva_vision, siglip_text, siglip_vision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,7 +22,7 @@ from clipfast.models import (
     load_checkpoint,
     model_config,
 )
-from clipfast.models.named import eva_vision, siglip_text, siglip_vision
+from clipfast.models.families import eva_vision, siglip_text, siglip_vision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEXT = {"context_length": 9, "vocab_size": 97, "width": 64, "heads": 2, "layers": 2}

@@ -10,7 +10,7 @@ from model_peers import assert_conforms, peer, shaken
 from torch import Tensor, nn
 
 from clipfast.models import CLIP, ClipConfig, TextConfig, VisionConfig, create_model, export_state_dict
-from clipfast.models.named import siglip_text, siglip_vision
+from clipfast.models.families import siglip_text, siglip_vision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TEXT = {

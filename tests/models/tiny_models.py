@@ -7,7 +7,7 @@ from model_peers import images_for, shaken, texts_for
 from torch import Tensor
 
 from clipfast.models import CLIP, BagOfWordsConfig, ClipConfig, ResNetConfig, TextConfig, VisionConfig
-from clipfast.models.named import eva_vision, siglip_text, siglip_vision
+from clipfast.models.families import eva_vision, siglip_text, siglip_vision
 
 SIZE = (48, 3, 3, 112)
 TEXT = TextConfig(9, 97, 32, 2, 2)
