@@ -10,13 +10,13 @@ NATIVE := $(wildcard csrc/*/*)
 setup: $(STAMP)
 
 # The peers that the tests compare with come without their dependencies, which would replace torch by a CUDA build; what
-# they need besides torch follows. Their tests skip with a reason where a peer is absent.
+# they need besides torch follows. torchvision 0.28 is the release for torch 2.13. The tests skip where a peer is absent.
 # torch comes first and alone: the extension is built against it, without build isolation, which would download it again.
 $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch numpy "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[test]"
-	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch timm torchvision openai-clip
+	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch timm "torchvision==0.28.*" openai-clip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt ftfy regex tqdm safetensors sentencepiece "transformers>=5"
 	touch $(STAMP)
 

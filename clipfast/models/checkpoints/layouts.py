@@ -99,7 +99,10 @@ _FUSED = (
     Rule(_BLOCK + r"attn\.in_proj_(.*)", (r"blocks.\1.attn.qkv.\2",)),
     Rule(_BLOCK + r"attn\.(q|v)_bias", (r"blocks.\1.attn.\2_bias",)),
 )
-_SPLIT_WEIGHTS = (Rule(_BLOCK + r"attn\.in_proj_weight", _qkv(r"blocks.\1.attn.", "weight")),)
+_SPLIT_WEIGHTS = (
+    Rule(_BLOCK + r"attn\.in_proj_weight", _qkv(r"blocks.\1.attn.", "weight")),
+    Rule(_BLOCK + r"attn\.in_proj_bias", _qkv(r"blocks.\1.attn.", "bias")),
+)
 _SPLIT_BIASES = (Rule(_BLOCK + r"attn\.(q|v)_bias", (r"blocks.\1.attn.\2_proj.bias",)),)
 _TIMM_INNER = (
     Rule(_BLOCK + r"attn\.ln\.(.*)", (r"blocks.\1.attn.norm.\2",)),
