@@ -1,23 +1,24 @@
-// What the host knows about the device, and the choice of the block's shape.
+// What the host knows about the device.
 #include "device.h"
-#include "gemm.h"
+#include "tile.h"
 
 namespace clipfast {
 namespace cuda {
 namespace {
 
-int attribute(cudaDeviceAttr which) {
-  int device = 0, value = 0;
-  check(cudaGetDevice(&device), "current device");
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
   check(cudaDeviceGetAttribute(&value, which, device), "device attribute");
   return value;
 }
 
 }  // namespace
 
-Device current_device(void* stream) {
-  const int capability = attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor);
-  return {capability, attribute(cudaDevAttrMultiProcessorCount), stream};
+Device device_at(int index, void* stream) {
+  check(cudaSetDevice(index), "device");  // torch has done so in its own copy of the runtime; this one is linked in
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, index),
+            minor = attribute(cudaDevAttrComputeCapabilityMinor, index);
+  return {major * 10 + minor, attribute(cudaDevAttrMultiProcessorCount, index), stream};
 }
 
 }  // namespace cuda

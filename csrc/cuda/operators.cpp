@@ -34,7 +34,7 @@ void* current_stream(int device) {
 // The device of `rows`, made current while it lives.
 struct OnDevice {
   explicit OnDevice(const Tensor& rows)
-      : guard(rows.get_device_index()), device(current_device(current_stream(rows.get_device_index()))) {}
+      : guard(rows.get_device_index()), device(device_at(rows.get_device_index(), current_stream(rows.get_device_index()))) {}
   torch::stable::accelerator::DeviceGuard guard;
   Device device;
 };

@@ -91,7 +91,7 @@ inline BlockShape block_shape(int capability, int element_size) {
   return uses_wgmma(capability, element_size) ? BlockShape{128, 256} : BlockShape{128, 128};
 }
 
-Device current_device(void* stream);
+Device device_at(int index, void* stream);
 void exp_sums(const Tile&, const ExpSums&, const Device&);
 void softmax_weights(const Tile&, const SoftmaxWeights&, const Device&);
 void sigmoid(const Tile&, const Sigmoid&, const Device&);

@@ -46,6 +46,8 @@ CASES = [
     Case(257, 33, 16, "fp16", scale=2.0, norms=False, vectors=False),
     Case(129, 260, 36, "tf32", scale=100.0, padding=4, excluded=2),
     Case(90, 140, 136, "bf16", scale=20.0, aligned=1),
+    Case(300, 270, 264, "bf16", excluded=2),  # more steps than stages, several blocks
+    Case(1100, 150, 8, "fp16", scale=4.0),  # two groups of the raster
 ]
 
 

@@ -39,7 +39,7 @@ class Machine:
     capability: int = 80
     descending: bool = False
     lazy: bool = False
-    processors: int = 2
+    processors: int = 1  # fewer than blocks, so that thread blocks that stay have several to do
 
     def shape(self, dtype: torch.dtype) -> tuple[int, int]:
         return (128, 256) if self.capability == 90 and dtype != torch.float32 else (128, 128)
