@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,14 @@ Arrays = dict[str, Tensor | None]
 def build(folder: Path, source: Path = ROOT / "csrc") -> Path:
     """Compile the kernels and the emulation with the sanitizers on."""
     kernels = [source / "cuda" / f"{name}.cu" for name in ("exp_sums", "softmax_weights", "sigmoid")]
-    objects = []
-    for file in [*kernels, source / "emulation" / "block.cpp", source / "emulation" / "main.cpp"]:
-        objects.append(folder / f"{file.stem}.o")
-        subprocess.run(["g++", *FLAGS, *SANITIZE, "-x", "c++", "-c", str(file), "-o", str(objects[-1])], check=True)
-    subprocess.run(["g++", *SANITIZE, *map(str, objects), "-o", str(folder / "emulation")], check=True)
+    files = [*kernels, source / "emulation" / "block.cpp", source / "emulation" / "main.cpp"]
+    objects = [str(folder / f"{file.stem}.o") for file in files]
+    commands = [
+        ["g++", *FLAGS, *SANITIZE, "-x", "c++", "-c", str(file), "-o", out] for file, out in zip(files, objects, strict=True)
+    ]
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or 2)) as pool:
+        list(pool.map(lambda command: subprocess.run(command, check=True), commands))
+    subprocess.run(["g++", *SANITIZE, *objects, "-o", str(folder / "emulation")], check=True)
     return folder / "emulation"
 
 
