@@ -13,7 +13,16 @@ from model_peers import peer, shaken
 from tiny_models import TINY, VIT, batch_for, tiny
 from torch import nn
 
-from clipfast.models import CLIP, ClipConfig, ResNetConfig, create_model, export_state_dict, load_checkpoint, save_checkpoint
+from clipfast.models import (
+    CLIP,
+    ClipConfig,
+    ResNetConfig,
+    convert_weights,
+    create_model,
+    export_state_dict,
+    load_checkpoint,
+    save_checkpoint,
+)
 from clipfast.models.checkpoints import config_from_state_dict, read_state_dict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,6 +86,15 @@ def test_what_no_published_model_has_comes_back_too(changes: dict[str, object]) 
     model, twin = shaken(CLIP(config)), CLIP(config)
     load_checkpoint(twin, export_state_dict(model))
     assert_same(twin, model)
+
+
+def test_a_model_on_meta_keeps_its_dtypes() -> None:
+    model, twin = tiny("ViT"), create_model(TINY["ViT"], device="meta")
+    convert_weights(twin)
+    expected = {name: value.dtype for name, value in twin.state_dict().items()}
+    load_checkpoint(twin, model.state_dict())
+    assert {name: value.dtype for name, value in twin.state_dict().items()} == expected
+    assert set(expected.values()) == {torch.float16, torch.float32}
 
 
 def test_plain_models_are_written_with_openais_names() -> None:
