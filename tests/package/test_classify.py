@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pieces import T5_IDS, train
 from typer.testing import CliRunner
 
 import clipfast
@@ -87,6 +88,23 @@ def test_results_are_printed_without_a_file(folder: Path) -> None:
         line = next(line for line in done.output.splitlines() if path in line)
         assert best[0][0] in line  # brackets in a label are no markup
         assert f"{best[0][1]:.4f}" in line
+
+
+def test_siglip_with_its_tokenizer(folder: Path, tmp_path: Path) -> None:
+    pieces = train(tmp_path, **T5_IDS)
+    torch.manual_seed(0)
+    siglip = models.create_model("SigLIP-tiny").eval()
+    models.save_checkpoint(siglip, tmp_path / "siglip.pt")
+    options = ("--architecture", "SigLIP-tiny", "--sentencepiece", pieces, "--labels", "cat,dog", "--csv", tmp_path / "out.csv")
+    arguments = map(str, (folder / "some", "--model", tmp_path / "siglip.pt", "--device", "cpu", *options))
+    done = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["classify", *arguments])
+    assert done.exit_code == 0, done.output
+    tokenizer = clipfast.SentencePieceTokenizer(pieces, context_length=32)
+    pictures = torch.stack([clipfast.Preprocess.siglip(32)(Image.open(path)) for path in find_pictures([folder / "some"])])
+    with torch.no_grad():
+        best = siglip(pictures, tokenizer(["a photo of a cat", "a photo of a dog"]))[0].sigmoid().max(1).values
+    rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8", newline="")))
+    assert [float(row["probability"]) for row in rows] == pytest.approx(best.tolist(), rel=1e-4)
 
 
 def test_the_status_is_1_only_if_nothing_could_be_read(folder: Path) -> None:

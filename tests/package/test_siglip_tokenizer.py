@@ -8,33 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from peers import peer_module
+from pieces import T5_IDS, train
 from texts import varied_texts
 
 from clipfast.siglip_tokenizer import SentencePieceTokenizer, canonicalize
 
 sentencepiece = pytest.importorskip("sentencepiece")
-CORPUS = "a photo of a cat\na drawing of the small dog\nthe quick brown fox jumps over a lazy dog\ntwo cats and one bird\n" * 40
-
-
-def train(folder: Path, **options) -> Path:
-    (folder / "corpus.txt").write_text(CORPUS)
-    prefix = folder / "tiny"
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "corpus.txt"),
-        model_prefix=str(prefix),
-        vocab_size=60,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        num_threads=1,
-        **options,
-    )
-    return prefix.with_suffix(".model")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ids as in T5's: padding 0, end 1, unknown 2, no start."""
-    return train(tmp_path_factory.mktemp("pieces"), pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    return train(tmp_path_factory.mktemp("pieces"), **T5_IDS)
 
 
 @pytest.mark.parametrize(
