@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def _checked(path: Path) -> Path:
 def _candidates() -> Iterator[Path]:
     yield cache_folder() / NAME
     for package in PACKAGES:
-        spec = find_spec(package)  # of a top-level name: nothing is imported
-        for folder in (spec and spec.submodule_search_locations) or ():
-            yield Path(folder) / NAME
+        with suppress(ValueError):  # a module that somebody put into sys.modules by hand
+            spec = find_spec(package)  # of a top-level name: nothing is imported
+            for folder in (spec and spec.submodule_search_locations) or ():
+                yield Path(folder) / NAME

@@ -15,6 +15,7 @@ from clipfast import download, hub, models
 from clipfast.preprocess import Preprocess
 from clipfast.tokenizer import tokenize
 from clipfast.torchscript import load_archive
+from clipfast.zero_shot import ZeroShotClassifier
 
 CONFIG = models.ClipConfig(32, models.VisionConfig(32, 8, 64, 2, 1), models.TextConfig(77, 49408, 64, 1, 1))
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -203,6 +204,8 @@ def test_jit_returns_the_archives_code(files, model) -> None:
     with torch.no_grad():
         torch.testing.assert_close(loaded.encode_image(IMAGES), model.encode_image(IMAGES))
         torch.testing.assert_close(loaded(IMAGES, TEXTS[:2])[0], model(IMAGES, TEXTS[:2])[0])
+    classifier = ZeroShotClassifier(loaded, ["cat", "dog"])
+    torch.testing.assert_close(classifier.logits(IMAGES), ZeroShotClassifier(model, ["cat", "dog"]).logits(IMAGES))
     with pytest.raises(ValueError, match="model and dtype cannot be chosen"):
         hub.load(files["archive"], "cpu", jit=True, dtype=torch.float32)
 
