@@ -56,12 +56,7 @@ void fail(const std::string& what) {
   std::_Exit(3);
 }
 
-void Groups::add(std::function<void()> work) {
-  if (options.lazy)
-    open.push_back(std::move(work));
-  else
-    work();
-}
+void Groups::add(std::function<void()> work) { open.push_back(std::move(work)); }
 void TransactionBarrier::arrive(long announced_bytes) {
   require(pending > 0, "mbarrier: more arrivals than it was initialised for");
   bytes += announced_bytes;

@@ -2,10 +2,11 @@
 // sanitizers see every access. A fiber runs until it waits for the others; then the scheduler takes the next one that can go
 // on.
 //
-// Two switches look for missing synchronisation. `descending` runs the last warp first. `lazy` lets asynchronous operations
-// happen as late as the hardware may (a copy when it is waited for, a TMA load when nothing else can run); otherwise they
-// happen at once, as early as it may. A kernel that forgets a wait fails one of them, one that reuses memory too early the
-// other.
+// Two switches look for missing synchronisation. `descending` runs the last warp first. `lazy` lets copies happen as late as
+// the hardware may (cp.async when it is waited for, a TMA load when nothing else can run); otherwise they happen at once, as
+// early as it may. A kernel that forgets to wait for a copy fails one of them, one that reuses memory too early the other.
+// Products of wgmma always happen when they are waited for: so late that a copy which comes too early overwrites what they
+// read.
 #pragma once
 
 #include <ucontext.h>

@@ -1,5 +1,5 @@
 // Hopper's part of csrc/cuda/ptx.h: transaction barriers, TMA and wgmma, with the swizzled layout in shared memory as the
-// hardware defines it. Products are asynchronous: each warp's part happens when that warp waits for it (lazy), or at once.
+// hardware defines it. Products are asynchronous: each warp's part happens when that warp waits for it.
 #pragma once
 
 #include "block.h"

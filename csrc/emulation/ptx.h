@@ -87,15 +87,19 @@ inline void store_pair(BFloat16* to, float x, float y) {
   to[0].bits = emulation::to_bfloat16(x), to[1].bits = emulation::to_bfloat16(y);
 }
 
+template <class Copy>
+void start_copy(const Copy& copy) {
+  emulation::options.lazy ? current->thread().copies.add(copy) : copy();
+}
 inline void cp_async_16(void* to, const void* from, bool inside) {
   current->shared_offset(to, 16, 16, "cp.async");
   emulation::require(reinterpret_cast<uintptr_t>(from) % 16 == 0, "cp.async: source not aligned to 16");
-  current->thread().copies.add([=] { inside ? std::memcpy(to, from, 16) : std::memset(to, 0, 16); });
+  start_copy([=] { inside ? std::memcpy(to, from, 16) : std::memset(to, 0, 16); });
 }
 inline void cp_async_4(void* to, const void* from, bool inside) {
   current->shared_offset(to, 4, 4, "cp.async");
   emulation::require(reinterpret_cast<uintptr_t>(from) % 4 == 0, "cp.async: source not aligned to 4");
-  current->thread().copies.add([=] { inside ? std::memcpy(to, from, 4) : std::memset(to, 0, 4); });
+  start_copy([=] { inside ? std::memcpy(to, from, 4) : std::memset(to, 0, 4); });
 }
 inline void cp_async_commit() { current->thread().copies.commit(); }
 template <int kPending>
