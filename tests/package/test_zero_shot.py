@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from peers import torchvision_transforms
 from torch import nn
 
 from clipfast import models
@@ -71,6 +72,20 @@ def test_logits_and_probabilities_are_the_models(config: models.ClipConfig) -> N
     values, places = classifier.top_k(IMAGES, 3)
     assert torch.equal(places, expected.topk(3).indices)
     assert torch.equal(values, probabilities.gather(1, places))
+
+
+def test_classes_equal_open_clips_for_its_model() -> None:
+    torchvision_transforms()  # open_clip imports it
+    open_clip = pytest.importorskip("open_clip", exc_type=ImportError)
+    torch.manual_seed(0)
+    vision = {"layers": 1, "width": 64, "patch_size": 8, "image_size": 16}
+    model = open_clip.CLIP(16, vision, {"vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}, quick_gelu=True)
+    templates = ["a photo of a {}.", "the {}"]
+    functions = [partial(fill, template) for template in templates]
+    theirs = open_clip.build_zero_shot_classifier(model, open_clip.SimpleTokenizer(), NAMES, functions)
+    classifier = ZeroShotClassifier(model, NAMES, templates)
+    torch.testing.assert_close(classifier.class_features, theirs.T, rtol=1e-5, atol=1e-6)
+    assert classifier.logits(IMAGES).shape == (7, 5)
 
 
 def test_half_weights_give_float32_results(model) -> None:
