@@ -13,7 +13,6 @@ from torch import Tensor
 
 import clipfast
 from clipfast.pairs import compute_dtype
-from clipfast.tiling import DEFAULT_WORKSPACE_BYTES
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -55,8 +54,8 @@ DENSE: dict[str, Loss] = {
 }
 
 
-def fused(loss: str, backend: str, workspace_bytes: int) -> Loss:
-    """The library's loss with one backend forced."""
+def fused(loss: str, backend: str | None, workspace_bytes: int | None) -> Loss:
+    """The library's loss with one backend forced, or with None the one that it chooses."""
     calls: dict[str, Callable[..., Any]] = {
         "clip": clipfast.clip_loss,
         "info_nce": clipfast.info_nce_loss,
@@ -75,12 +74,12 @@ class Case:
     matrices: int = 0
 
 
-def cases(loss: str, compiled: bool = True, workspace_bytes: int = DEFAULT_WORKSPACE_BYTES) -> list[Case]:
+def cases(loss: str, compiled: bool = True, workspace_bytes: int | None = None) -> list[Case]:
     """Every contender for ``loss`` on this machine."""
     found = [Case("dense eager", DENSE[loss], EAGER_MATRICES)]
     if compiled:
         found.append(Case("dense compiled", torch.compile(DENSE[loss]), COMPILED_MATRICES))
-    usable = [name for name, reason in clipfast.backends().items() if reason is None and name != "reference"]
+    usable = [name for name, reason in clipfast.backends().items() if reason is None and name in ("cpu", "torch")]
     return found + [Case(f"clipfast {name}", fused(loss, name, workspace_bytes)) for name in usable]
 
 
