@@ -69,6 +69,12 @@ def architecture_flags() -> list[str]:
     return [*flags, *(["-DCLIPFAST_SM90A"] if any("90a" in flag for flag in flags) else [])]
 
 
+def run(command: list[str], what: str) -> None:
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed on {what} with exit status {done.returncode}")
+
+
 def build_cuda(target: Path, objects: Path) -> None:
     """Compile with nvcc alone: torch's own helpers refuse beside a CPU build of torch, which the extension does not mind."""
     from torch.utils.cpp_extension import include_paths, library_paths
@@ -81,11 +87,11 @@ def build_cuda(target: Path, objects: Path) -> None:
     objects.mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     outputs = [str(objects / f"cuda_{Path(source).stem}.o") for source in CUDA_SOURCES]
-    commands = [[compiler, *flags, "-c", source, "-o", out] for source, out in zip(CUDA_SOURCES, outputs, strict=True)]
+    commands = [[compiler, *flags, "-o", out, "-c", source] for source, out in zip(CUDA_SOURCES, outputs, strict=True)]
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-        list(pool.map(lambda command: subprocess.run(command, check=True), commands))
+        list(pool.map(run, commands, CUDA_SOURCES))
     link = [compiler, "-shared", "-cudart=static", *outputs, *libraries, "-ltorch_cpu", "-lc10", "-ldl", "-o", str(target)]
-    subprocess.run(link, check=True)
+    run(link, "the link")
 
 
 def wants_cuda(torch_version: str | None) -> bool:
