@@ -13,6 +13,13 @@ from torch import Tensor
 DEFAULT_WORKSPACE_BYTES = 64 * 2**20
 """Extra memory, beside the gradients, that a loss on the CPU may use (64 MiB)."""
 
+MACRO_SIDE = 8448
+"""Tile side on an accelerator: 136 MiB of weights in half precision, enough for the library's products to run at full rate.
+
+The two products of a tile, (side, width) each, are cut by the library into blocks of 128 x 256 results, in waves of one per
+multiprocessor. On an H200's 132, 8448 = 66 x 128 fills whole waves at widths 512 and 1024, where 8192 leaves 3% idle. At 768
+and 1152 both leave a quarter and a sixth idle, and 16384 little, for 512 MiB: ``workspace_bytes=2 * 16384**2`` buys that.
+"""
 TILE_SIDE = 1024  # 4 MiB of float32: stays in the last-level cache between the product and its epilogue
 SMALLEST_SIDE = 64
 
@@ -80,7 +87,7 @@ class Budget:
 
     @property
     def default(self) -> int:
-        return DEFAULT_WORKSPACE_BYTES if self.device == "cpu" else macro_side(self.width) ** 2 * self.itemsize
+        return DEFAULT_WORKSPACE_BYTES if self.device == "cpu" else MACRO_SIDE**2 * self.itemsize
 
     @property
     def bytes(self) -> int:
@@ -105,25 +112,6 @@ class Budget:
         # Half as much again as a tile is left to what the product library packs and the allocator rounds.
         spare = self.bytes // self.itemsize - self._temporaries(self.side) - 3 * self.side**2 // 2
         return torch.sym_min(rows * cols, max(0, spare))
-
-
-MACRO_SIDES = (8192, 8448, 16384)
-OUTPUT_BLOCK = (128, 256)  # what the products' library computes at a time on Hopper
-
-
-def macro_side(width: int, multiprocessors: int = 132) -> int:
-    """The tile side on an accelerator: the one whose two products, (side, width) each, leave the fewest processors idle.
-
-    A product is cut into blocks of 128 x 256 results, which run in waves of one per multiprocessor; a last wave that is
-    half empty costs as much as a full one. Of equally good sides the smallest: its workspace is the smallest too. The
-    default is an H200's number, so that sums are taken in the same order on every machine.
-    """
-
-    def used(side: int) -> float:
-        blocks = math.ceil(side / OUTPUT_BLOCK[0]) * math.ceil(width / OUTPUT_BLOCK[1])
-        return blocks / (math.ceil(blocks / multiprocessors) * multiprocessors)
-
-    return max(MACRO_SIDES, key=lambda side: (round(used(side), 2), -side))
 
 
 class Workspace:

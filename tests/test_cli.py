@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import clipfast
+from clipfast import doctor
 from clipfast.bench.cases import FLOPS, cases
 from clipfast.bench.measure import compare
 from clipfast.bench.report import write_json, write_picture
@@ -31,11 +34,25 @@ def test_doctor_names_every_backend_with_its_reason(monkeypatch: pytest.MonkeyPa
     found = run("doctor")
     assert found.exit_code == 0
     assert all(f"backend {name}" in unwrapped(found.output) for name in backends())
-    monkeypatch.setattr("clipfast.native.load_error", lambda: "it was not built")
+    monkeypatch.setattr("clipfast.native.load_error", lambda extension="cpu": "it was not built")
     lacking = run("doctor")
     assert "not usable: the CPU extension is not available: it was not built" in unwrapped(lacking.output)
     assert clipfast.backends()["cpu"] is not None
     assert clipfast.backends()["torch"] is None
+
+
+def test_doctor_describes_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the GPU's answers given: what no test here can ask."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.setattr(doctor, "_features", lambda: torch.empty(1, 8, device="meta", dtype=torch.bfloat16))
+    monkeypatch.setattr(doctor, "resolve", lambda *_: SimpleNamespace(name="triton"))
+    found = dict(doctor.report())
+    assert found["GPU 0"] == "NVIDIA H200, compute capability 9.0"
+    assert found["chosen on the GPU"].startswith("triton")
+    assert "8448 x 8448, 136 MiB" in found["GPU tile, workspace"]
 
 
 @pytest.mark.parametrize("loss", FLOPS)

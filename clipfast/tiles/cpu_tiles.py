@@ -61,6 +61,6 @@ class CpuTiles(TorchTiles):
     ) -> Tensor:  # fmt: skip
         dots = torch.empty(x.shape[0], dtype=torch.float64)
         _ops.finish_rows(grad, x, y, partner, coef, projection, float(alpha), float(scale), dots)
-        if out is not grad:
+        if out.data_ptr() != grad.data_ptr():
             out.copy_(grad)
         return dots
