@@ -3,6 +3,7 @@
 import torch
 import triton
 import triton.language as tl
+
 from clipfast.kernels.exact_lse import SIDE, exact_logits
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 import triton
-from clipfast.kernels import tune
-from clipfast.kernels.config import Block, capability, precision_of, tma_loads
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
+
+from clipfast.kernels import tune
+from clipfast.kernels.config import Block, capability, precision_of, tma_loads
 
 
 def block_of(features: Tensor) -> Block:

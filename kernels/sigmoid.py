@@ -2,6 +2,7 @@
 
 import triton
 import triton.language as tl
+
 from clipfast.kernels.block import cleared, dots, logits, place, vector
 from clipfast.kernels.launch import launch_tile
 

@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from clipfast.kernels.config import CANDIDATES, Block, block_for
 
 from clipfast.files import write_atomically
+from clipfast.kernels.config import CANDIDATES, Block, block_for
 
 log = logging.getLogger("clipfast")
 
@@ -63,6 +63,7 @@ def _read() -> dict[str, dict[str, int]]:
 def _time(candidate: Block, dtype: torch.dtype) -> float:
     """Milliseconds of the fused exponential sums with this block; infinite where the machine cannot run it."""
     import triton.testing
+
     from clipfast.kernels.exp_sums import exp_sums_kernel
     from clipfast.kernels.launch import launch_tile
 

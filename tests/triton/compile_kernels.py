@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import triton
-from clipfast.kernels import exact_lse, exact_weights, exp_sums, finish_rows, paired_dots, row_norms, sigmoid, softmax_weights
-from clipfast.kernels.config import block_for
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from clipfast.kernels import exact_lse, exact_weights, exp_sums, finish_rows, paired_dots, row_norms, sigmoid, softmax_weights
+from clipfast.kernels.config import block_for
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}
 INTS = {

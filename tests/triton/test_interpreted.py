@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clipfast.kernels import config
-from clipfast.kernels.config import Block
 from helpers import (
     CLIP,
     HALF,
@@ -25,6 +23,8 @@ from helpers import (
 )  # fmt: skip
 
 import clipfast
+from clipfast.kernels import config, launch
+from clipfast.kernels.config import Block
 from clipfast.registry import interpreted
 
 pytestmark = [
@@ -144,6 +144,25 @@ def test_zero_rows_normalised(dtype: torch.dtype) -> None:
     assert error(got.grads["a"][others], want.grads["a"][others]) < (1e-5 if dtype == torch.float32 else 4e-3)
     if dtype != torch.float16:  # 1 / eps does not fit it
         assert error(got.grads["a"][3], want.grads["a"][3]) < (1e-5 if dtype == torch.float32 else 4e-3)
+
+
+@each_loss
+@pytest.mark.parametrize(("d", "loads"), [(24, "TMA"), (20, "pointers")])
+def test_loads_by_descriptor_where_rows_are_aligned(
+    loss: Loss, d: int, loads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """As on Hopper: TMA for rows of 48 bytes, pointers for rows of 40."""
+    monkeypatch.setattr(launch, "capability", lambda device: (9, 0))
+    monkeypatch.setitem(config.TABLE, 9, Block(32, 16, 32, stages=1, warps=4, group=2))
+    described = []
+    original = launch.descriptor
+    monkeypatch.setattr(launch, "descriptor", lambda *args: described.append(args) or original(*args))
+    a, b = (x.bfloat16() for x in random_pairs(loss.pairs(50), d))
+    got, want = run(loss, a, b, 14.3, backend="triton"), exact(loss, a, b, 14.3)
+    assert error(got.value, want.value) < 1e-6
+    for name in ("a", "b"):
+        assert error(got.grads[name], want.grads[name]) <= 1.2 * error(want.grads[name].bfloat16(), want.grads[name]) + 1e-3
+    assert bool(described) == (loads == "TMA")
 
 
 def test_the_same_bits_on_a_second_run() -> None:
