@@ -44,7 +44,8 @@ class Sweep:
 
     def kept(self, wanted: bool) -> Tensor:
         """Uninitialised memory for the tiles that stay between the passes; empty where no second pass follows."""
-        return self.pairs.rows.x.new_empty(self.budget.kept_elements(*self.pairs.shape) if wanted else 0)
+        copied = self.pairs.rows.x.numel() if self.pairs.triangle else 0  # NT-Xent's two views in one matrix
+        return self.pairs.rows.x.new_empty(self.budget.kept_elements(*self.pairs.shape, copied) if wanted else 0)
 
     def workspace(self, kept: Tensor, consume: bool = False) -> Workspace:
         return Workspace(kept, self.pairs.shape, self.side, consume)
