@@ -1,0 +1,6 @@
+"""Training beyond one batch that fits: gradient caching (docs/training.md)."""
+
+from clipfast.training.cached import CachedStep, StepResult
+from clipfast.training.memory import PeakMemory
+
+__all__ = ["CachedStep", "PeakMemory", "StepResult"]

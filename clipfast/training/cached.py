@@ -1,0 +1,168 @@
+"""Gradient caching (Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup")."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from clipfast.training import checks
+from clipfast.training.encoded import Encoded, Tower
+from clipfast.training.found import batch_statistics, modules_of, parameters_of, unique
+from clipfast.training.memory import Meter, PeakMemory
+from clipfast.training.replay import Buffers, RandomState, without_autocast
+from clipfast.training.synchronise import ForwardSync, complete, held_back, synchronised
+from clipfast.training.trees import Batch
+
+
+class StepResult(NamedTuple):
+    """What a step returns, all detached.
+
+    ``loss`` (): the sum of the losses. ``losses``: each by name ("loss" for a single one). ``features``: what each tower
+    returned for the whole batch. ``memory``: peak bytes of towers and loss, None unless measured on CUDA.
+    """
+
+    loss: Tensor
+    losses: dict[str, Tensor]
+    features: tuple[Any, ...]
+    memory: PeakMemory | None
+
+
+class CachedStep:
+    """Forward and backward of a large batch with the memory of a small one. It replaces, with the same gradients::
+
+        loss(*(tower(x) for tower, x in zip(towers, inputs))).backward()
+
+    The towers encode the batch in chunks without graph; the losses and their gradients are computed at the features of
+    the whole batch; then each chunk is encoded again, with graph and the same random numbers, and the gradients of its
+    features are backpropagated. Gradients accumulate in ``.grad`` of all that takes part, a scale in the loss included.
+
+    ``towers``: modules or functions, one for each input; each takes a batch (rows first: a tensor, or dicts, tuples and
+    lists of tensors) and returns features (rows, width) in any such structure, or beside them single numbers, such as a
+    scale. What needs no gradient is encoded once.
+    ``loss``: a function of the towers' outputs that returns a scalar, or a dict of such functions, whose sum is minimised.
+    ``chunk_size``: rows that are encoded at once; one number, or one for each tower.
+    ``scaler``: a GradScaler, whose scale multiplies the losses; ``step`` and ``update`` stay with the training loop.
+    ``modules``: modules used by towers that are functions, where they cannot be seen: a function's closure and globals are
+    searched, what it calls is not. DDP, FSDP, BatchNorm and buffers need this.
+    ``verify``: compare every chunk's features with the first encoding's; waits for the device.
+    ``measure_memory``: report peak memory on CUDA, which resets the peak statistics of ``torch.cuda``.
+
+    Raises ValueError or TypeError for arguments that it cannot serve. A step that fails, for example for lack of memory,
+    leaves random state and buffers as it found them, and clears gradients that were None before.
+    """
+
+    def __init__(
+        self,
+        towers: Sequence[Callable[[Any], Any]],
+        loss: Callable[..., Tensor] | Mapping[str, Callable[..., Tensor]],
+        chunk_size: int | Sequence[int],
+        *,
+        scaler: torch.amp.GradScaler | None = None,
+        modules: Iterable[nn.Module] = (),
+        verify: bool = False,
+        measure_memory: bool = False,
+    ) -> None:
+        functions = checks.towers(towers)
+        sizes = checks.chunk_sizes(chunk_size, len(functions))
+        further = checks.modules(modules)
+        self.losses = checks.losses(loss)
+        self.scaler = checks.scaler(scaler)
+        self.towers = [
+            Tower(f"tower {i}", function, size, unique([*modules_of(function), *further]))
+            for i, (function, size) in enumerate(zip(functions, sizes, strict=True))
+        ]
+        self.verify, self.measure_memory = verify, measure_memory
+        self._warned = False
+
+    def __call__(self, *inputs: Any, synchronize: bool = True) -> StepResult:
+        """One step over ``inputs``, one for each tower. Under autocast, call it inside: its backward passes leave autocast.
+
+        ``synchronize=False`` holds gradients back from other processes in the last chunk too, to accumulate over steps.
+        """
+        checks.gradients_enabled()
+        if len(inputs) != len(self.towers):
+            raise ValueError(f"got {len(inputs)} inputs for {len(self.towers)} towers; pass one input for each tower")
+        batches = [Batch(x, f"input {i}") for i, x in enumerate(inputs)]
+        self._warn_of_batch_statistics(batches)
+        meter = Meter(self.measure_memory)
+        with self._undone_on_error() as (buffers, forward_sync):
+            with held_back(self._synchronised()):
+                with meter.phase("towers"):
+                    encoded = [Encoded(tower, batch) for tower, batch in zip(self.towers, batches, strict=True)]
+                with meter.phase("loss"):
+                    losses = self._losses(encoded)
+            with meter.phase("towers"):
+                self._backward(encoded, buffers, forward_sync, synchronize)
+        total = functools.reduce(operator.add, losses.values())
+        return StepResult(total, losses, tuple(e.detached for e in encoded), meter.result())
+
+    def _losses(self, encoded: list[Encoded]) -> dict[str, Tensor]:
+        """Values of the losses; their gradients are left at the features and at the losses' own parameters."""
+        values: dict[str, Tensor] = {}
+        features = [e.features for e in encoded]
+        trained = False
+        for name, loss in self.losses.items():
+            value = checks.loss_value(loss(*features), name)
+            if value.requires_grad:
+                trained = True
+                with without_autocast():
+                    (value if self.scaler is None else self.scaler.scale(value)).backward()
+            values[name] = value.detach()
+        if not trained:
+            raise ValueError(
+                "no loss depends on anything that requires a gradient; unlock a tower, or evaluate without CachedStep"
+            )
+        return values
+
+    def _backward(self, encoded: list[Encoded], buffers: Buffers, forward_sync: ForwardSync, synchronize: bool) -> None:
+        """Encode again, in the first order, so that buffers pass through the same values."""
+        after = RandomState.capture()
+        chosen = [e for e in encoded if e.needs_backward()]
+        buffers.restore([m for e in chosen for m in e.tower.modules])
+        forward_sync.restore()
+        last = {id(m): e for e in chosen for m in synchronised(e.tower.modules)}
+        everywhere = self._synchronised()
+        for e in chosen:
+            for i in range(len(e.spans)):
+                final = synchronize and i == len(e.spans) - 1
+                due = [m for m in everywhere if final and last.get(id(m)) is e]
+                with held_back(m for m in everywhere if all(m is not d for d in due)), complete(due):
+                    e.again(i, self.verify)
+        after.restore()
+
+    def _synchronised(self) -> list[Any]:
+        return synchronised(m for tower in self.towers for m in tower.modules)
+
+    @contextmanager
+    def _undone_on_error(self) -> Iterator[tuple[Buffers, ForwardSync]]:
+        modules = unique(m for tower in self.towers for m in tower.modules)
+        parameters = unique(p for f in (*modules, *self.losses.values()) for p in parameters_of(f))
+        random, buffers, forward_sync = RandomState.capture(), Buffers(modules), ForwardSync(self._synchronised())
+        without_grad = [p for p in parameters if p.grad is None]
+        try:
+            yield buffers, forward_sync
+        except BaseException:
+            random.restore()
+            buffers.restore(modules)
+            for p in without_grad:
+                p.grad = None
+            raise
+
+    def _warn_of_batch_statistics(self, batches: list[Batch]) -> None:
+        several = [tower for tower, batch in zip(self.towers, batches, strict=True) if batch.rows > tower.chunk_size]
+        layers = {name: None for tower in several for name in batch_statistics(tower.modules)}
+        if layers and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{', '.join(list(layers)[:3])}{', ...' if len(layers) > 3 else ''}: batch normalisation takes its statistics "
+                "from each chunk, so the features are not those of the whole batch. Put these layers into eval(), freeze them, "
+                "or use a normalisation of single rows (LayerNorm, GroupNorm)",
+                stacklevel=3,
+            )
