@@ -39,15 +39,17 @@ class Epilogue:
 
     def __init__(self, pairs: Pairs, ops: TorchTiles, pull: Tensor, alpha: Tensor, dtype: torch.dtype) -> None:
         self.pairs, self.ops, self.alpha, self.dtype = pairs, ops, alpha, dtype
-        self.row_dots: list[Tensor] = []
-        self.col_dots: list[Tensor] = []
+        # Added up at once: small pieces kept for each strip would pin the heap between the tiles' temporaries.
+        self.row_dots = alpha.new_zeros(())
+        self.col_dots = alpha.new_zeros(())
         if pairs.rows.inverse_norm is not None and pairs.cols.inverse_norm is not None:
             pull = pull * pairs.rows.inverse_norm * _at_partner(pairs.cols.inverse_norm, pairs.partner)
         self.pull = pull
 
     def rows(self, grad: Tensor, r: slice, out: Tensor) -> None:
         """Finish rows ``r`` of the gradient from their accumulator ``grad`` into ``out``, which may be the same."""
-        self.row_dots.append(self._finish(grad, r, self.pairs.rows, self.pairs.cols, self.pairs.partner, self.pull, out))
+        dots = self._finish(grad, r, self.pairs.rows, self.pairs.cols, self.pairs.partner, self.pull, out)
+        self.row_dots += dots.sum()
 
     def whole_rows(self, grad: Tensor) -> Tensor:
         """All rows of a triangle, whose strips are complete only at the end."""
@@ -60,21 +62,20 @@ class Epilogue:
             return self._narrowed(grad, self._scattered_cols)
         return self._narrowed(grad, self._cols)
 
-    def scale_gradient(self) -> Tensor:
-        """``sum_i <x_i, dx_i> / scale`` over either side (0-d float64)."""
-        total = torch.stack([d.sum() for d in self.row_dots or self.col_dots]).sum()
+    def scale_gradient(self, rows: bool) -> Tensor:
+        """``sum_i <x_i, dx_i> / scale`` over the rows or the columns, which give the same (0-d float64)."""
+        total = self.row_dots if rows else self.col_dots
         return total / 2 if self.pairs.triangle else total
 
     def _cols(self, grad: Tensor, r: slice, out: Tensor) -> None:
         back = self.pairs.back
         own = self.pull if back is None else self.pull[back.clamp_min(0)]
-        self.col_dots.append(self._finish(grad, r, self.pairs.cols, self.pairs.rows, back, own, out))
+        self.col_dots += self._finish(grad, r, self.pairs.cols, self.pairs.rows, back, own, out).sum()
 
     def _scattered_cols(self, grad: Tensor, r: slice, out: Tensor) -> None:
         side, one = self.pairs.cols, torch.ones_like(self.alpha)
         projection = None if side.projection is None else side.projection[r]
-        dots = self.ops.finish_rows(grad, side.x[r], None, None, None, projection, one, self.pairs.scale, out)
-        self.col_dots.append(dots)
+        self.col_dots += self.ops.finish_rows(grad, side.x[r], None, None, None, projection, one, self.pairs.scale, out).sum()
 
     def _finish(
         self, grad: Tensor, r: slice, side: Side, other: Side, partner: Tensor | None, pull: Tensor, out: Tensor

@@ -66,7 +66,7 @@ class Products:
             rows, cols = self.epilogue.whole_rows(rows), None
         elif cols is not None:
             cols = self.epilogue.whole_cols(cols)
-        scale = self.epilogue.scale_gradient() if self.wanted.scale else None
+        scale = self.epilogue.scale_gradient(rows is not None) if self.wanted.scale else None
         return Gradients(rows if self.wanted.rows else None, cols, scale)
 
     def _strip_of(self, tile: Tile) -> Strip:
