@@ -114,8 +114,8 @@ NAMES = tuple(_WHY_NOT)
 AUTO = "auto"
 AUTOMATIC = ("cpu", "triton", "torch")  # in order of preference; cuda only by name until a measurement shows it faster
 SINGLE = "single"
-SMALL = 192 * 192
-"""Up to this many logits (144 KiB) there is no sweep, which would spend more on calls than on arithmetic: plain mean
+SMALL = 384 * 384
+"""Up to this many logits (576 KiB) there is no sweep, which would spend more on calls than on arithmetic: plain mean
 losses on the CPU run as a single tile (``single.py``), all others as the reference."""
 
 

@@ -39,7 +39,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @each_loss
 @each_normalize
-@pytest.mark.parametrize(("n", "d"), [(1, 3), (2, 3), (5, 17), (33, 64), (191, 40), (96, 512)])
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (2, 3), (5, 17), (33, 64), (191, 40), (384, 64), (96, 512)])
 def test_float32(loss: Loss, n: int, d: int, normalize: bool, taken: list[str]) -> None:
     a, b = (x.float() for x in random_pairs(loss.pairs(n), d, unit=not normalize))
     want = exact(loss, a, b, 14.3, normalize=normalize)
