@@ -82,7 +82,7 @@ class Encoded:
 
     def _encode(self, index: int) -> tuple[Any, list[Any]]:
         start, stop = self.spans[index]
-        torch.clear_autocast_cache()  # weights that were cast without graph would come back without graph
+        torch.clear_autocast_cache()  # a weight cast without graph must not serve with one; torch 2.13 sees to it itself
         tree = self.tower.encode(self.batch.chunk(start, stop))
         leaves = list(named_leaves(tree, f"the output of {self.tower.name}"))
         for place, leaf in leaves:

@@ -196,6 +196,31 @@ def test_towers_without_gradient_are_encoded_once(model: Pair):
     assert seen == [(False, True)]
 
 
+def test_the_generator_moves_on_past_what_is_encoded_once(model: Pair):
+    """The locked tower and the loss draw random numbers too, after the tower that is encoded again."""
+    model.text.requires_grad_(False)
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        return model.loss(a, b) * torch.rand((), dtype=torch.float64)
+
+    inputs = pairs(10)
+    want = plain(model, towers(model), loss, inputs, 3)
+    after = torch.rand(1)
+    assert_same(cached(model, CachedStep(towers(model), loss, 3), inputs), want, 1e-12)
+    assert torch.equal(torch.rand(1), after)
+
+
+def test_graphs_are_built_once_for_each_chunk_and_one_more(model: Pair):
+    modes = []
+
+    def tower(x: Tensor) -> Tensor:
+        modes.append(torch.is_grad_enabled())
+        return model.image(x)
+
+    CachedStep([tower, model.text], model.loss, 3)(*pairs(10))
+    assert modes == [True, False, False, False, True, True, True, True]
+
+
 @pytest.mark.parametrize("chunk", [4, 8])
 def test_autocast_is_as_around_a_plain_step(chunk: int):
     torch.manual_seed(0)
