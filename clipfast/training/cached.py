@@ -80,6 +80,7 @@ class CachedStep:
         ]
         self.verify, self.measure_memory = verify, measure_memory
         self._warned = False
+        self._synchronised()  # raises for what it cannot serve
 
     def __call__(self, *inputs: Any, synchronize: bool = True) -> StepResult:
         """One step over ``inputs``, one for each tower. Under autocast, call it inside: its backward passes leave autocast.

@@ -14,8 +14,14 @@ from clipfast.training.found import unique
 
 def synchronised(modules: Iterable[nn.Module]) -> list[Any]:
     """The outermost modules among them and inside them that exchange gradients: with ``no_sync`` (DDP, FSDP) or
-    ``set_requires_gradient_sync`` (FSDP2)."""
-    return unique(found for root in modules for found in _outermost(root))
+    ``set_requires_gradient_sync`` (FSDP2). ValueError for DDP that cannot hold its exchange back."""
+    found = unique(found for root in modules for found in _outermost(root))
+    if any(isinstance(m, DistributedDataParallel) and m.static_graph for m in found):
+        raise ValueError(
+            "DistributedDataParallel(static_graph=True) does not accumulate gradients over chunks in its first step (an "
+            "assertion inside torch fails); build it without static_graph"
+        )
+    return found
 
 
 def _outermost(module: nn.Module) -> Iterator[nn.Module]:
@@ -60,9 +66,7 @@ def complete(modules: Iterable[Any]) -> Iterator[None]:
     DDP's exchange ends when every parameter has a gradient of the pass that synchronises, the last chunk's.
     """
     ddp = [m for m in modules if isinstance(m, DistributedDataParallel) and m.require_backward_grad_sync]
-    names = {
-        name: p for m in ddp if not (m.find_unused_parameters or m.static_graph) for name, p in m.module.named_parameters()
-    }
+    names = {name: p for m in ddp if not m.find_unused_parameters for name, p in m.module.named_parameters()}
     missing = {name for name, p in names.items() if p.requires_grad}
     hooks = [names[n].register_post_accumulate_grad_hook(lambda _, n=n: missing.discard(n)) for n in sorted(missing)]
     try:

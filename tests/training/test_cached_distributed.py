@@ -125,6 +125,8 @@ def scale_outside_forward(inputs: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(RuntimeError, match="got no gradient of log_scale in the last chunk"):
         CachedStep([ddp], lambda out: model.loss(*out), 4)(inputs)
     assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(ValueError, match="build it without static_graph"):
+        CachedStep([DistributedDataParallel(model, static_graph=True)], whole, 4)
     model.eval()
     ddp = DistributedDataParallel(model, find_unused_parameters=True)
     step = CachedStep([ddp], lambda out: model.loss(*out), 4)
