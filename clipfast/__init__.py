@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from clipfast.retrieval import recall_at_k, top_k
     from clipfast.siglip_tokenizer import SentencePieceTokenizer
     from clipfast.tokenizer import Tokenizer, tokenize
+    from clipfast.training import CachedStep
     from clipfast.zero_shot import ZeroShotClassifier
 
 __version__ = "0.1.0"
 __all__ = [
+    "CachedStep",
     "ClipLoss",
     "ClipStats",
     "Preprocess",
@@ -52,6 +54,7 @@ _MODULES = {
     "retrieval": ("recall_at_k", "top_k"),
     "siglip_tokenizer": ("SentencePieceTokenizer",),
     "tokenizer": ("Tokenizer", "tokenize"),
+    "training": ("CachedStep",),
     "zero_shot": ("ZeroShotClassifier",),
 }
 _LAZY = {name: module for module, names in _MODULES.items() for name in names}
