@@ -172,7 +172,9 @@ def _(rows, cols, scale, targets, both, normalize, best, keep, workspace_bytes, 
     dtype = compute_dtype(rows.dtype)
     m, n = rows.shape[0], (rows if cols is None else cols).shape[0]
     copied = rows.numel() if cols is None else 0
-    kept = Budget(workspace_bytes, dtype.itemsize, int(rows.shape[1]), rows.device.type).kept_elements(m, n, copied) if keep else 0
+    kept = (
+        Budget(workspace_bytes, dtype.itemsize, int(rows.shape[1]), rows.device.type).kept_elements(m, n, copied) if keep else 0
+    )
     lines = m + n if both else m
     state, shift = rows.new_empty(3, lines, dtype=torch.float64), rows.new_empty((), dtype=torch.float64)
     return rows.new_empty(lines, dtype=dtype), state, shift, rows.new_empty(kept, dtype=dtype)
