@@ -274,7 +274,7 @@ def _scale(gradient: Tensor, grad: Tensor, like: Tensor) -> Tensor:
     return ops.scaled(gradient, grad, like)  # an operator, so that a second derivative is an error and not a silent zero
 
 
-def no_second_derivative(ctx, *_):
+def _no_second_derivative(ctx, *_):
     raise RuntimeError(
         "clipfast's fused losses have no second derivative (create_graph=True); use backend='reference', which is "
         "dense and differentiable twice"
@@ -290,4 +290,4 @@ _register("sigmoid_nll", _sigmoid_backward, _sigmoid_setup)
 _register("softmax_mean", _mean_backward, lambda ctx, inputs, output: _mean_setup(ctx, inputs, output, places=3))
 _register("sigmoid_mean", _mean_backward, lambda ctx, inputs, output: _mean_setup(ctx, inputs, output, places=4))
 for _name in ("softmax_nll_grad", "sigmoid_nll_grad", "scaled"):
-    _register(_name, no_second_derivative)
+    _register(_name, _no_second_derivative)

@@ -112,7 +112,8 @@ _WHY_NOT = {
 }
 NAMES = tuple(_WHY_NOT)
 AUTO = "auto"
-AUTOMATIC = ("cpu", "triton", "torch")  # in order of preference; cuda only by name until a measurement shows it faster
+ON_CPU, ON_GPU = ("cpu", "torch"), ("triton", "torch")
+"""What is chosen by itself, in order of preference: cuda only by name until a measurement shows it faster."""
 SINGLE = "single"
 SMALL = 384 * 384
 """Up to this many logits (576 KiB) there is no sweep, which would spend more on calls than on arithmetic: plain mean
@@ -154,7 +155,7 @@ def resolve(name: str, features: Tensor) -> TorchTiles:
 
 @cache
 def _choose(call: Call) -> str:
-    for name in AUTOMATIC:
+    for name in ON_CPU if call.device == "cpu" else ON_GPU:
         reason = _WHY_NOT[name](call)
         if reason is None:
             return name

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clipfast.ops import no_second_derivative, ops
+from clipfast.ops import ops
 
 _cpu = torch.ops.clipfast_cpu
 
@@ -46,21 +46,21 @@ class _Mean(torch.autograd.Function):
             with torch.autocast("cpu", enabled=False):
                 return _Mean.forward(ctx, rows, cols, scale, bias, kind)
         wants = ctx.needs_input_grad[:4]
+        ctx.save_for_backward(rows, cols, scale, bias)
         rows = rows.contiguous()
         right = rows if cols is None else cols.contiguous()
         results = _single(rows, right, scale, bias, kind, wants)
         loss, *gradients = results or _swept(rows, cols, scale, bias, kind, wants)
         ctx.gradients = [g if w else None for g, w in zip(gradients, wants, strict=True)]
-        ctx.dtypes = [None if x is None else x.dtype for x in (rows, cols, scale, bias)]
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            no_second_derivative(ctx)
+        pairs = zip(ctx.gradients, ctx.saved_tensors, strict=True)
+        if torch.is_grad_enabled():  # through an operator whose own derivative is an error that says so
+            return *(None if g is None else ops.scaled(g, grad, x) for g, x in pairs), None
         upstream = float(grad)
-        scaled = [None if g is None else (g * upstream).to(t) for g, t in zip(ctx.gradients, ctx.dtypes, strict=True)]
-        return *scaled, None
+        return *(None if g is None else (g * upstream).to(x.dtype) for g, x in pairs), None
 
 
 def _single(

@@ -1,14 +1,9 @@
-"""The kernels in Triton's interpreter, where no GPU is: the same source, on CPU tensors."""
+"""The kernels in Triton's interpreter, where no GPU is (``tests/conftest.py`` turns it on): the same source, on CPU tensors."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are imported, which decides what they are
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
