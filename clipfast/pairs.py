@@ -96,6 +96,11 @@ class Pairs:
         return None if inverse is None else inverse.to(self.dtype)
 
     @cached_property
+    def row_factor_base2(self) -> Tensor:
+        """``row_factor`` for exponentials of base 2, the GPU's own."""
+        return self.row_factor / math.log(2)
+
+    @cached_property
     def bound(self) -> Tensor:
         """No logit is larger in absolute value (Cauchy-Schwarz); NaN when an input is NaN or infinite. 0-d float64."""
         product = self.rows.largest * self.cols.largest

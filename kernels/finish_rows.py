@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from clipfast.kernels.rows import row_blocks
+
 
 @triton.jit
 def _pulled(grad, x, y, coef, alpha, i, mate, j, mask, paired, width, x_stride, y_stride):
@@ -62,26 +64,9 @@ def finish_rows(
     """The dot products (R,) float64; ``grad`` (R, D) float32 and ``out`` (R, D) contiguous, ``alpha`` 0-d or (R,)
     and ``scale`` 0-d float64."""
     dots = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
-    block = 4
-    width = min(1024, triton.next_power_of_2(x.shape[1]))
-    grid = (triton.cdiv(x.shape[0], block),)
+    grid, blocks = row_blocks(x)
     y_stride = 0 if y is None else y.stride(0)
     finish_rows_kernel[grid](
-        grad,
-        x,
-        y,
-        partner,
-        coef,
-        projection,
-        alpha,
-        alpha.dim(),
-        scale,
-        out,
-        dots,
-        *x.shape,
-        x.stride(0),
-        y_stride,
-        B=block,
-        BK=width,
+        grad, x, y, partner, coef, projection, alpha, alpha.dim(), scale, out, dots, *x.shape, x.stride(0), y_stride, **blocks
     )
     return dots

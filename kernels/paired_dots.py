@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from clipfast.kernels.rows import row_blocks
+
 
 @triton.jit(do_not_specialize=["count"])
 def paired_dots_kernel(x, y, partner, out, count, width, x_stride, y_stride, B: tl.constexpr, BK: tl.constexpr):
@@ -27,8 +29,6 @@ def paired_dots_kernel(x, y, partner, out, count, width, x_stride, y_stride, B: 
 def paired_dots(x: torch.Tensor, y: torch.Tensor, partner: torch.Tensor | None) -> torch.Tensor:
     """(R,) float64 of ``x`` (R, D), ``y`` (S, D) and ``partner`` (R,) int64."""
     out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
-    block = 4
-    width = min(1024, triton.next_power_of_2(x.shape[1]))
-    grid = (triton.cdiv(x.shape[0], block),)
-    paired_dots_kernel[grid](x, y, partner, out, *x.shape, x.stride(0), y.stride(0), B=block, BK=width)
+    grid, blocks = row_blocks(x)
+    paired_dots_kernel[grid](x, y, partner, out, *x.shape, x.stride(0), y.stride(0), **blocks)
     return out

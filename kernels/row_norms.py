@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from clipfast.kernels.rows import row_blocks
+
 
 @triton.jit(do_not_specialize=["count"])
 def row_norms_kernel(x, norm, inverse, projection, count, width, stride, eps, B: tl.constexpr, BK: tl.constexpr):
@@ -31,8 +33,6 @@ def row_norms_kernel(x, norm, inverse, projection, count, width, stride, eps, B:
 def row_norms(x: torch.Tensor, eps: float) -> torch.Tensor:
     """(3, R) float64 of ``x`` (R, D): norms, clamped inverses, projections."""
     result = torch.empty(3, x.shape[0], dtype=torch.float64, device=x.device)
-    block = 4
-    width = min(1024, triton.next_power_of_2(x.shape[1]))
-    grid = (triton.cdiv(x.shape[0], block),)
-    row_norms_kernel[grid](x, *result.unbind(), x.shape[0], x.shape[1], x.stride(0), eps, B=block, BK=width)
+    grid, blocks = row_blocks(x)
+    row_norms_kernel[grid](x, *result.unbind(), x.shape[0], x.shape[1], x.stride(0), eps, **blocks)
     return result

@@ -26,8 +26,6 @@ from clipfast.tiling import Tile, Workspace
 if TYPE_CHECKING:
     from clipfast.sweep import Sweep
 
-LOG2E = 1 / math.log(2)
-
 
 class TritonTiles(TorchTiles):
     """Features stay in their dtype, scores never reach memory, and nothing waits for the device.
@@ -61,7 +59,7 @@ class TritonTiles(TorchTiles):
         (m, n), (block_m, block_n), cols = tile.shape, self.blocks(pairs.rows.x), sums.wants_cols(tile)
         by_row = _partials(pairs, math.ceil(n / block_n), m, sums.row_best is not None)
         by_col = _partials(pairs, math.ceil(m / block_m), n, sums.col_best is not None) if cols else (None, None)
-        row_factor, col_factor = _slice(_base2(pairs), tile.rows), _slice(pairs.col_factor, tile.cols)
+        row_factor, col_factor = pairs.row_factor_base2[tile.rows], _slice(pairs.col_factor, tile.cols)
         self.exp_sums_kernel(
             *_sides(pairs, tile), row_factor, col_factor, pairs.excluded[tile.rows], shift, tile.col0, by_row[0], by_col[0],
             by_row[1], by_col[1],
@@ -73,7 +71,7 @@ class TritonTiles(TorchTiles):
         """Both kernels are launched; the shift, on the device, tells one of them to do nothing."""
         out, (u, v), shift = workspace.scratch(tile), weights.factors, weights.shift
         sides, inner, excluded = _sides(pairs, tile), _inner(pairs, tile), pairs.excluded[tile.rows]
-        row_factor, col_factor = _slice(_base2(pairs), tile.rows), _slice(pairs.col_factor, tile.cols)
+        row_factor, col_factor = pairs.row_factor_base2[tile.rows], _slice(pairs.col_factor, tile.cols)
         self.softmax_weights_kernel(
             *sides, row_factor, col_factor, *inner, excluded, shift, u[tile.rows], v[tile.cols], tile.col0, out
         )
@@ -160,7 +158,3 @@ def _sides(pairs: Pairs, tile: Tile) -> tuple[Tensor, Tensor]:
 
 def _inner(pairs: Pairs, tile: Tile) -> tuple[Tensor | None, Tensor | None]:
     return _slice(pairs.rows.inner, tile.rows), _slice(pairs.cols.inner, tile.cols)
-
-
-def _base2(pairs: Pairs) -> Tensor:
-    return pairs.row_factor * LOG2E
