@@ -1,0 +1,8 @@
+"""Pairs of pictures and captions for training and evaluation (docs/data.md)."""
+
+from clipfast.data.batches import PairBatch
+from clipfast.data.config import DataConfig
+from clipfast.data.pairs import PairData, open_pairs
+from clipfast.data.records import NothingReadableError, Skipped
+
+__all__ = ["DataConfig", "NothingReadableError", "PairBatch", "PairData", "Skipped", "open_pairs"]

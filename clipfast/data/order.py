@@ -1,0 +1,43 @@
+"""The order of an epoch, and every random number of the data: pure functions of the seed, the epoch and the place in it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def seed_of(*numbers: int) -> int:
+    """Numbers from 0 on, mixed to one of 64 bits."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def whole_batches(count: int, size: int, groups: np.ndarray | None) -> int:
+    """How many batches of ``size`` there are in ``count`` pairs, of which none has two pairs of one group.
+
+    T batches can be dealt if the groups, each cut to T pairs, hold T·size of them; more of a group would meet in a batch.
+    """
+    if groups is None:
+        return count // size
+    sizes = np.bincount(groups)
+    low, high = 0, count // size
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if np.minimum(sizes, middle).sum() >= middle * size else (low, middle - 1)
+    return low
+
+
+def epoch_order(count: int, steps: int, size: int, groups: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
+    """(steps, size) int64: the pairs of every batch, none twice; what is left over of ``count`` pairs is another lot each
+    epoch. ``steps`` is at most ``whole_batches``."""
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(count)
+    if groups is None:
+        return order[: steps * size].reshape(steps, size)
+    # The groups one after another, in random order, each cut to one pair for each batch.
+    labels = random.permutation(groups.max() + 1)[groups[order]]
+    together = np.argsort(labels, kind="stable")
+    labels = labels[together]
+    first = np.searchsorted(labels, labels)
+    order = order[together][np.arange(count) - first < steps]
+    # As many as are needed, dealt like cards: pairs of one group are neighbours, and go to different batches.
+    kept = np.sort(random.permutation(len(order))[: steps * size])
+    return order[kept].reshape(size, steps).T[random.permutation(steps)]

@@ -1,0 +1,118 @@
+"""Training's pairs: batches in an order that the seed and the epoch determine, dealt to the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from clipfast.data.batches import BatchesOfRecords, PairBatch, PairMaker, Tokenize, checked
+from clipfast.data.config import DataConfig
+from clipfast.data.order import epoch_order, whole_batches
+from clipfast.data.records import Records
+from clipfast.data.table import ROWS, Table
+from clipfast.preprocess import Preprocess
+
+
+class PairData(Protocol):
+    """``steps`` batches an epoch, as many in every process."""
+
+    steps: int
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[PairBatch]:
+        """Batches ``first`` to the last of that epoch; what they hold does not depend on ``first``."""
+
+
+def open_pairs(
+    config: DataConfig,
+    transform: Preprocess,
+    tokenize: Tokenize,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> PairData:
+    """The pairs of ``config`` for process ``rank`` of ``world_size``, ``batch_size`` of them in each of its batches.
+
+    ``transform`` is the model's preprocessing for evaluation, whose size and colours the augmentation takes. ``tokenize``
+    makes ids (n, L) of n captions; it goes to worker processes, so it must be picklable where they are not forked.
+    Raises ValueError and FileNotFoundError for what cannot be served, and ``NothingReadableError`` at a batch of which nothing
+    can be read.
+    """
+    _check_processes(batch_size, seed, rank, world_size)
+    maker = PairMaker(config.training_transform(transform), tokenize)
+    return RecordPairs(open_records(config), config, maker, batch_size, seed, rank, world_size)
+
+
+def open_records(config: DataConfig) -> Records:
+    path = Path(config.source)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {config.source}")
+    if path.suffix.lower() in ROWS:
+        return Table(config)
+    raise ValueError(f"{config.source} is neither a table ({', '.join(ROWS)}) nor a folder of class folders")
+
+
+class RecordPairs:
+    """``PairData`` of records that can be read in any order."""
+
+    def __init__(
+        self, records: Records, config: DataConfig, maker: PairMaker, batch_size: int, seed: int, rank: int, world_size: int
+    ) -> None:
+        self._groups = None if config.distinct is None else records.groups(config.distinct)
+        self._count, self._size, self._seed = len(records), batch_size * world_size, seed
+        self._mine = slice(rank * batch_size, (rank + 1) * batch_size)
+        self.steps = self._whole_batches(config)
+        self._keys = _Keys()
+        self._loader: DataLoader[Any] = DataLoader(
+            BatchesOfRecords(records, maker, seed),  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=self._keys,
+            num_workers=config.workers,
+            collate_fn=_same,
+            persistent_workers=config.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[PairBatch]:
+        order = epoch_order(self._count, self.steps, self._size, self._groups, self._seed, epoch)
+        self._keys.current = [(epoch, batch[self._mine]) for batch in order[first:]]
+        return map(checked, self._loader)
+
+    def _whole_batches(self, config: DataConfig) -> int:
+        steps = whole_batches(self._count, self._size, self._groups)
+        wanted = steps if config.samples is None else config.samples // self._size
+        if not 1 <= wanted <= steps:
+            limit = "" if config.distinct is None else f", none with two pairs of one {config.distinct!r}"
+            raise ValueError(
+                f"{config.source} has {self._count} pairs, {steps} batches of {self._size}{limit}"
+                + ("" if config.samples is None else f"; samples={config.samples} asks for {wanted}")
+                + "; take a smaller batch or other samples"
+            )
+        return wanted
+
+
+class _Keys:
+    """The keys of the epoch that was asked for last: the workers outlive an epoch, and their loader has one sampler."""
+
+    current: Sequence[tuple[int, np.ndarray]] = ()
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        return iter(self.current)
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _check_processes(batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("world_size", world_size, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be a whole number, at least {least}; got {value!r}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in [0, {world_size}), as there are {world_size} processes; got {rank!r}")

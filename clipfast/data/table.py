@@ -1,0 +1,59 @@
+"""Pairs listed in a table: the path of a picture and its caption, or captions."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clipfast.data.config import DataConfig
+from clipfast.data.records import Record, UnreadableError, checked_captions
+from clipfast.data.rows import DelimitedRows, JsonRows, Rows
+
+ROWS: dict[str, type[Rows]] = {".csv": DelimitedRows, ".tsv": DelimitedRows, ".jsonl": JsonRows}
+
+
+class Table:
+    """``Records`` of a CSV, TSV or JSONL file. In JSONL a caption may be a list of several."""
+
+    def __init__(self, config: DataConfig) -> None:
+        path = Path(config.source)
+        self.root = path.parent if config.root is None else Path(config.root)
+        self.image, self.caption = config.image_key or "image", config.caption_key or "caption"
+        self._rows = ROWS[path.suffix.lower()](path)
+        for column in (self.image, self.caption):
+            self._check(column)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def where(self, index: int) -> str:
+        return f"{self._rows.path}:{self._rows.line(index)}"
+
+    def read(self, index: int) -> Record:
+        row = self._rows[index]
+        path = row.get(self.image)
+        if not isinstance(path, str) or not path:
+            raise UnreadableError(f"there is no path of a picture in {self.image!r}, but {path!r}")
+        captions = checked_captions(row.get(self.caption), f"in {self.caption!r}")
+        return Record(os.path.join(self.root, path), captions)
+
+    def labels(self) -> list[str]:
+        values = {value for value in self._rows.column(self.caption) if isinstance(value, str) and value.strip()}
+        return sorted(values)
+
+    def groups(self, name: str) -> np.ndarray:
+        self._check(name)
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(_hashable(value), len(numbers)) for value in self._rows.column(name)])
+
+    def _check(self, column: str) -> None:
+        if column not in self._rows.columns:
+            named = ", ".join(map(repr, self._rows.columns))
+            raise ValueError(f"{self._rows.path} has no column {column!r}; its columns are {named}")
+
+
+def _hashable(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
