@@ -1,58 +1,16 @@
-"""The real peers, made importable beside a CPU build of torch, and what the comparisons with them share."""
+"""What the comparisons with the real peers share."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from clipfast.models import CLIP, export_state_dict, load_checkpoint
 
 LIMIT = 1e-5
-
-
-@contextmanager
-def _importable() -> Iterator[None]:
-    """torchvision's wheel is a CUDA build, whose fake kernels have no operators to belong to beside a CPU build of torch;
-    and OpenAI's package asks setuptools for a module that newer ones no longer have."""
-    original = torch.library.register_fake
-
-    def without_torchvision(op: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(op, str) and op.startswith("torchvision::"):
-            return lambda function: function
-        return original(op, *args, **kwargs)
-
-    torch.library.register_fake = without_torchvision
-    lacking = importlib.util.find_spec("pkg_resources") is None
-    if lacking:
-        sys.modules["pkg_resources"] = types.SimpleNamespace(packaging=importlib.import_module("packaging"))
-        importlib.import_module("packaging.version")
-    try:
-        yield
-    finally:
-        torch.library.register_fake = original
-        if lacking:
-            del sys.modules["pkg_resources"]
-
-
-def peer(name: str) -> ModuleType:
-    """Import a peer, or skip the test with the reason."""
-    try:
-        with _importable():
-            if importlib.util.find_spec("torchvision") is not None:
-                importlib.import_module("torchvision")  # Transformers would import it later, at an attribute's first use
-            return importlib.import_module(name)
-    except (ImportError, AttributeError) as error:
-        pytest.skip(f"{name} is not usable here (the extra 'peers'): {error}")
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_peers import peer, shaken
+from model_peers import shaken
+from peer_imports import peer
 from tiny_models import TINY, VIT, batch_for, tiny
 from torch import nn
 

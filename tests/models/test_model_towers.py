@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from model_peers import gap, images_for, peer, texts_for
+from model_peers import gap, images_for, texts_for
+from peer_imports import peer
 from test_openai_conformance import tiny as openai_tiny
 from tiny_models import TEXT, TINY, VIT, batch_for, tiny
 from torch import Tensor

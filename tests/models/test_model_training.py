@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from model_peers import peer
+from peer_imports import peer
 from tiny_models import TINY, batch_for, tiny
 from torch import Tensor, nn
 

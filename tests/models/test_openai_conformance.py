@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_peers import LIMIT, assert_conforms, gaps, images_for, peer, shaken, texts_for
+from model_peers import LIMIT, assert_conforms, gaps, images_for, shaken, texts_for
+from peer_imports import peer
 from torch import nn
 
 from clipfast.models import CLIP, config_from_state_dict, convert_weights, create_model, load_checkpoint, model_config
