@@ -52,7 +52,7 @@ class Epilogue:
         self.row_dots += dots.sum()
 
     def whole_rows(self, grad: Tensor) -> Tensor:
-        """All rows of a triangle, whose strips are complete only at the end."""
+        """All rows that are complete only at the end."""
         return self._narrowed(grad, self.rows)
 
     def whole_cols(self, grad: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Epilogue:
     def scale_gradient(self, rows: bool) -> Tensor:
         """``sum_i <x_i, dx_i> / scale`` over the rows or the columns, which give the same (0-d float64)."""
         total = self.row_dots if rows else self.col_dots
-        return total / 2 if self.pairs.triangle else total
+        return total / 2 if self.pairs.symmetric else total
 
     def _cols(self, grad: Tensor, r: slice, out: Tensor) -> None:
         back = self.pairs.back

@@ -6,17 +6,19 @@ the right sums. The tiles' ``guarded`` takes it when a sum of the fast path may 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from clipfast.distributed.exchange import Out
 from clipfast.pairs import Pairs
 from clipfast.tiling import SMALLEST_SIDE, Tile, strips, tiles
 
 if TYPE_CHECKING:
     from clipfast.softmax import Weights
-    from clipfast.sweep import Sweep
+    from clipfast.sweep import Sweep, Visit
 
 
 ROWS_AT_ONCE = 256  # float64 temporaries of pass 2: 2 MiB each beside a tile 1024 wide
@@ -36,29 +38,40 @@ def _logits(pairs: Pairs, tile: Tile) -> Tensor:
 def forward(sweep: Sweep) -> tuple[Tensor, Tensor]:
     """Each line's log-sum-exp and largest of its negatives, float64; -inf for a line without negatives."""
     pairs = sweep.pairs
-    best = pairs.row_factor.new_full((pairs.lines,), -torch.inf)
-    total = torch.zeros_like(best)
-    (row_best, col_best), (row_sum, col_sum) = pairs.split(best), pairs.split(total)
-    assert row_best is not None
-    assert row_sum is not None
-    side = max(SMALLEST_SIDE, sweep.budget.side // 2)  # float64 tiles and their temporaries within the same workspace
-    parts = [(t, pairs.feeds_columns(t)) for t in tiles(*pairs.shape, side, pairs.triangle)]
-    for tile, mirrored in parts:
-        z = _logits(pairs, tile)
-        row_best[tile.rows] = torch.maximum(row_best[tile.rows], z.amax(1))
-        if col_best is not None and mirrored:
-            col_best[tile.cols] = torch.maximum(col_best[tile.cols], z.amax(0))
-    for tile, mirrored in parts:
-        z = _logits(pairs, tile)
-        row_sum[tile.rows] += (z - _finite(row_best[tile.rows]).unsqueeze(1)).exp_().sum(1)
-        if col_sum is not None and col_best is not None and mirrored:
-            col_sum[tile.cols] += (z - _finite(col_best[tile.cols])).exp_().sum(0)
+    row_best = pairs.row_factor.new_full((pairs.shape[0],), -torch.inf)
+    row_sum = torch.zeros_like(row_best)
+
+    def largest(block: Visit) -> None:
+        col_best = row_best if block.pairs.triangle else block.outs[0] if block.outs else None
+        for tile, z in _tiles(sweep, block):
+            row_best[tile.rows] = torch.maximum(row_best[tile.rows], z.amax(1))
+            if col_best is not None and block.pairs.feeds_columns(tile):
+                col_best[tile.cols] = torch.maximum(col_best[tile.cols], z.amax(0))
+
+    col_best = sweep.tour(largest, [Out(torch.float64, largest=True, fill=-torch.inf)] if pairs.both else [])
+
+    def sums(block: Visit) -> None:
+        best, total = (row_best, row_sum) if block.pairs.triangle else (*block.carried, *block.outs) or (None, None)
+        for tile, z in _tiles(sweep, block):
+            row_sum[tile.rows] += (z - _finite(row_best[tile.rows]).unsqueeze(1)).exp_().sum(1)
+            if total is not None and best is not None and block.pairs.feeds_columns(tile):
+                total[tile.cols] += (z - _finite(best[tile.cols])).exp_().sum(0)
+
+    col_sum = sweep.tour(sums, [Out(torch.float64)] if pairs.both else [], tuple(col_best))
+    best, total = torch.cat([row_best, *col_best]), torch.cat([row_sum, *col_sum])
     return total.log_().add_(_finite(best)), best
+
+
+def _tiles(sweep: Sweep, block: Visit) -> Iterator[tuple[Tile, Tensor]]:
+    """Float64 tiles of logits; they and their temporaries stay within the same workspace."""
+    side = max(SMALLEST_SIDE, sweep.budget.side // 2)
+    for tile in tiles(*block.pairs.shape, side, block.pairs.triangle):
+        yield tile, _logits(block.pairs, tile)
 
 
 def softmax_weights(pairs: Pairs, tile: Tile, w: Weights, out: Tensor) -> Tensor:
     """``W_ij = share_i exp(z_ij - lse_i) + share_j exp(z_ij - lse_j)``, times the inverse norms."""
-    row_share, col_share, row_lse, col_lse = w.exact
+    (_, row_share, row_lse), (_, col_share, col_lse) = w.rows, w.cols
     assert row_share is not None
     assert row_lse is not None
     for row0, row1 in strips(tile.shape[0], ROWS_AT_ONCE):

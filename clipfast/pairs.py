@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from clipfast.distributed.exchange import Exchange
     from clipfast.tiles.torch_tiles import TorchTiles
     from clipfast.tiling import Tile
 
@@ -41,19 +42,29 @@ class Side:
     top: Tensor | None = None
 
     @classmethod
-    def of(cls, features: Tensor, normalize: bool, tiles: TorchTiles) -> Side:
+    def of(cls, features: Tensor, normalize: bool, tiles: TorchTiles, exchange: Exchange) -> Side:
         x = tiles.stored(features.detach())
         norm, inverse, projection = tiles.norms(x, NORM_EPS)
-        side = cls(x, norm.max())
-        if normalize:
-            side.inverse_norm, side.projection, side.inner = inverse, projection, inverse.to(compute_dtype(x.dtype))
-            if x.dtype == torch.float16:
-                proper = norm > NORM_EPS  # a zero row is nothing to the others, and 1 / eps to itself
-                top = torch.where(proper, inverse, 0.0).max()
-                side.top = torch.where(top > 0, top, 1.0)
-                side.outer = torch.where(proper, side.top, inverse)
-                side.inner = (inverse / side.outer).float()
-        return side
+        largest = exchange.largest(norm.max())
+        if not normalize:
+            return cls(x, largest)
+        top = None
+        if x.dtype == torch.float16:
+            top = exchange.largest(torch.where(_proper(inverse), inverse, 0.0).max())
+            top = torch.where(top > 0, top, 1.0)
+        return cls.normalised(x, largest, inverse, top, projection)
+
+    @classmethod
+    def normalised(cls, x: Tensor, largest: Tensor, inverse: Tensor, top: Tensor | None, projection: Tensor | None) -> Side:
+        if top is None:
+            return cls(x, largest, inverse, projection, inverse.to(compute_dtype(x.dtype)))
+        outer = torch.where(_proper(inverse), top, inverse)
+        return cls(x, largest, inverse, projection, (inverse / outer).float(), outer, top)
+
+
+def _proper(inverse: Tensor) -> Tensor:
+    """False for rows of norm 0 or nearly: such a row is nothing to the others, and 1 / eps to itself."""
+    return inverse < 1 / NORM_EPS
 
 
 @dataclass
@@ -62,8 +73,8 @@ class Pairs:
 
     ``partner`` (M,) is the column of each row's positive and ``back`` (N,) its inverse, -1 for none, both None
     where row i belongs to column i. ``excluded`` (M, 1 or 2) are the columns that are no negatives of a row.
-    With ``triangle`` the columns are the rows themselves, and only tiles on and above the diagonal are swept. ``both``
-    asks for the columns' softmax beside the rows'.
+    ``symmetric``: the columns are the rows themselves (of all ranks); with ``triangle`` only tiles on and above the
+    diagonal are swept. ``both`` asks for the columns' softmax beside the rows'.
     """
 
     rows: Side
@@ -73,6 +84,7 @@ class Pairs:
     partner: Tensor | None
     back: Tensor | None
     excluded: Tensor
+    symmetric: bool
     triangle: bool
     both: bool
 
@@ -107,6 +119,15 @@ class Pairs:
         bound = self.scale.abs() * (1 + 1e-6 if self.normalized else product)
         return torch.where(product.isfinite(), bound, math.nan)
 
+    def against(self, offset: int, x: Tensor, inverse_norm: Tensor | None = None) -> Pairs:
+        """The same rows with a block of columns ``x`` (K, D), in which column 0 of these pairs stands at ``offset``."""
+        if x is self.cols.x:
+            return self
+        own = self.cols
+        cols = Side(x, own.largest) if inverse_norm is None else Side.normalised(x, own.largest, inverse_norm, own.top, None)
+        excluded = torch.where(self.excluded < 0, -1, self.excluded + offset)
+        return replace(self, cols=cols, excluded=excluded)
+
     def feeds_columns(self, tile: Tile) -> bool:
         """Whether the tile's columns get anything of their own: a triangle's diagonal tile is its own mirror image."""
         return not (self.triangle and tile.on_diagonal)
@@ -118,11 +139,11 @@ class Pairs:
         return m + n if self.both else m
 
     def split(self, per_line: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The rows' and the columns' part of a vector over lines, as views; a triangle's columns are its rows."""
+        """The rows' and the columns' part of a vector over lines, as views; a symmetric matrix's columns are its rows."""
         if per_line is None:
             return None, None
         m = self.shape[0]
-        return per_line[:m], per_line if self.triangle else per_line[m:] if self.both else None
+        return per_line[:m], per_line if self.symmetric else per_line[m:] if self.both else None
 
     def unpaired_lines(self) -> Tensor | None:
         """True where a line has no positive; None when all have one."""
@@ -146,11 +167,12 @@ class Pairs:
 
 
 def prepare(
-    rows: Tensor, cols: Tensor | None, scale: Tensor, targets: Tensor | None, both: bool, normalize: bool, tiles: TorchTiles
-) -> Pairs:
+    rows: Tensor, cols: Tensor | None, scale: Tensor, targets: Tensor | None, both: bool, normalize: bool, tiles: TorchTiles,
+    exchange: Exchange,
+) -> Pairs:  # fmt: skip
     """Pairs of ``rows`` (M, D) with ``cols`` (N, D), or with themselves; with ``both`` a column has one row at most."""
-    left = Side.of(rows, normalize, tiles)
-    right = left if cols is None else Side.of(cols, normalize, tiles)
+    left = Side.of(rows, normalize, tiles, exchange)
+    right = left if cols is None else Side.of(cols, normalize, tiles, exchange)
     factor = scale.detach().double()
     if rows.is_cpu:
         _check_range(left, right, factor)
@@ -160,7 +182,8 @@ def prepare(
     identity = torch.arange(m, device=left.x.device)
     column = identity if partner is None else partner
     excluded = torch.stack([identity, column], 1) if cols is None else column.unsqueeze(1)
-    return Pairs(left, right, factor, row_factor, partner, back, excluded, cols is None, both)
+    triangle = cols is None and exchange.ranks == 1  # a rank of several meets each pair once, as a row of its own
+    return Pairs(left, right, factor, row_factor, partner, back, excluded, cols is None, triangle, both)
 
 
 def match(targets: Tensor | None, m: int, n: int, unique: bool, device: torch.device) -> tuple[Tensor | None, Tensor | None]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from clipfast.distributed.exchange import Out
 from clipfast.epilogue import Epilogue, Gradients
-from clipfast.pairs import Pairs
 from clipfast.tiling import Tile
 
 if TYPE_CHECKING:
-    from clipfast.tiles.torch_tiles import TorchTiles
+    from clipfast.sweep import Sweep, Visit
 
 
 @dataclass(frozen=True)
@@ -34,38 +34,42 @@ class Products:
     """Accumulates ``rows += W b`` (M, D) and ``cols += W^T a`` (N, D) in float32, and finishes them in ``dtype``.
 
     A strip of rows is complete after its last tile and finished at once, in place or, where ``dtype`` is narrower, out of
-    an accumulator of its own; the columns stay whole until the end.
+    an accumulator of its own; where several blocks of columns, or a triangle's mirror image, add to it, and for the columns,
+    the accumulator stays whole until the end.
     """
 
-    def __init__(self, pairs: Pairs, ops: TorchTiles, wanted: Wanted, pull: Tensor, alpha: Tensor, dtype: torch.dtype) -> None:
-        self.pairs, self.gemm, self.wanted = pairs, ops.gemm, wanted
-        self.epilogue = Epilogue(pairs, ops, pull, alpha, dtype)
+    def __init__(self, sweep: Sweep, wanted: Wanted, pull: Tensor, alpha: Tensor, dtype: torch.dtype) -> None:
+        self.pairs, self.gemm, self.wanted = sweep.pairs, sweep.ops.gemm, wanted
+        pairs = self.pairs
+        self.epilogue = Epilogue(pairs, sweep.ops, pull, alpha, dtype)
+        self.whole = pairs.triangle or len(sweep.exchange.blocks) > 1
         self.rows: Tensor | None = None
-        self.cols: Tensor | None = None
         if wanted.rows or (wanted.scale and not wanted.cols):
-            self.rows = torch.zeros_like(pairs.rows.x, dtype=pairs.dtype if pairs.triangle else dtype)
-        if pairs.triangle:
-            self.cols = self.rows  # its mirror image adds to the same accumulator
-        elif wanted.cols:
-            self.cols = torch.zeros_like(pairs.cols.x, dtype=pairs.dtype)
+            self.rows = torch.zeros_like(pairs.rows.x, dtype=pairs.dtype if self.whole else dtype)
         self._strip: Strip | None = None
 
-    def add(self, tile: Tile, w: Tensor) -> None:
+    @property
+    def outs(self) -> list[Out]:
+        """The columns' accumulator. A symmetric matrix's columns are its rows."""
+        wanted = self.wanted.cols and not self.pairs.symmetric
+        return [Out(self.pairs.dtype, self.pairs.cols.x.shape[1])] if wanted else []
+
+    def add(self, block: Visit, tile: Tile, w: Tensor) -> None:
+        """``w``: the weights of a tile of ``block.pairs``."""
         strip = self._strip_of(tile)
         if strip.rows is not None:
-            self.gemm.add_rows(strip.rows, w, self.pairs.cols.x[tile.cols])
-        if self.cols is not None and self.pairs.feeds_columns(tile):
+            self.gemm.add_rows(strip.rows, w, block.pairs.cols.x[tile.cols])
+        cols = self.rows if self.pairs.triangle else block.outs[0] if block.outs else None
+        if cols is not None and self.pairs.feeds_columns(tile):
             if strip.transposed is None:
                 strip.transposed = self.gemm.transposed(self.pairs.rows.x[tile.rows])
-            self.gemm.add_cols(self.cols[tile.cols], w, strip.transposed)
+            self.gemm.add_cols(cols[tile.cols], w, strip.transposed)
 
-    def finish(self) -> Gradients:
+    def finish(self, outs: list[Tensor]) -> Gradients:
+        """``outs``: the columns' accumulator, if there is one."""
         self._close()
-        rows, cols = self.rows, self.cols
-        if self.pairs.triangle and rows is not None:
-            rows, cols = self.epilogue.whole_rows(rows), None
-        elif cols is not None:
-            cols = self.epilogue.whole_cols(cols)
+        rows = self.epilogue.whole_rows(self.rows) if self.whole and self.rows is not None else self.rows
+        cols = self.epilogue.whole_cols(outs[0]) if outs else None
         scale = self.epilogue.scale_gradient(rows is not None) if self.wanted.scale else None
         return Gradients(rows if self.wanted.rows else None, cols, scale)
 
@@ -79,7 +83,7 @@ class Products:
         return self._strip
 
     def _close(self) -> None:
-        if self._strip is not None and self._strip.rows is not None and self.rows is not None and not self.pairs.triangle:
+        if self._strip is not None and self._strip.rows is not None and self.rows is not None and not self.whole:
             self.epilogue.rows(self._strip.rows, self._strip.place, self.rows[self._strip.place])
         self._strip = None
 

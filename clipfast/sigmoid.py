@@ -12,7 +12,7 @@ from clipfast.products import Products, Wanted
 from clipfast.softmax import stored_range
 
 if TYPE_CHECKING:
-    from clipfast.sweep import Sweep
+    from clipfast.sweep import Sweep, Visit
 
 
 def run(
@@ -28,13 +28,17 @@ def run(
     positive = positive_logits(pairs, sweep.ops) + bias
     pull = torch.sigmoid(-positive)
     share = torch.ones_like(pull) if row_weight is None else row_weight.double()
-    stored, alpha = stored_range(share, pairs)
-    products, workspace = Products(pairs, sweep.ops, wanted, pull * share, alpha, dtype), sweep.workspace(sweep.kept(False))
+    stored, alpha = stored_range(share, sweep)
+    products, workspace = Products(sweep, wanted, pull * share, alpha, dtype), sweep.workspace(sweep.kept(False))
     factor = stored.to(pairs.dtype).contiguous()  # a sum's gradient is expanded
-    for tile in sweep.tiles():
-        w = sweep.ops.sigmoid(pairs, tile, bias, factor, loss, weight, workspace)
-        if w is not None:
-            products.add(tile, w)
+
+    def visit(block: Visit) -> None:
+        for tile in sweep.tiles(block.pairs):
+            w = sweep.ops.sigmoid(block.pairs, tile, bias, factor, loss, weight, workspace)
+            if w is not None:
+                products.add(block, tile, w)
+
+    cols = sweep.tour(visit, products.outs)
     loss += torch.logaddexp(-positive, torch.zeros_like(positive))
     by_bias = loss.new_zeros(()) if weight is None else ((weight - pull) * share).sum()
-    return loss, products.finish(), by_bias
+    return loss, products.finish(cols), by_bias

@@ -12,20 +12,21 @@ Vectors over lines keep both directions in one piece.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from clipfast.distributed.exchange import Out
 from clipfast.epilogue import Gradients, positive_logits
 from clipfast.pairs import Pairs
 from clipfast.products import Products, Wanted
 from clipfast.tiling import Tile
 
 if TYPE_CHECKING:
-    from clipfast.sweep import Sweep
+    from clipfast.sweep import Sweep, Visit
 
 EXACT = math.inf  # in place of a shift: the sums came from the exact path, and no tile was kept
 LN2 = math.log(2)
@@ -33,45 +34,51 @@ LN2 = math.log(2)
 
 @dataclass
 class Sums:
-    """Pass 1's results in units of exp(shift), as views of one vector of lines. A triangle's directions are one."""
+    """Pass 1's results in units of exp(shift): of this rank's rows, and of the columns of ``pairs``. A triangle's are one."""
 
-    row_sum: Tensor
-    col_sum: Tensor | None
-    row_best: Tensor | None
-    col_best: Tensor | None
     pairs: Pairs
-
-    @classmethod
-    def of(cls, pairs: Pairs, sums: Tensor, best: Tensor | None) -> Sums:
-        (row_sum, col_sum), (row_best, col_best) = pairs.split(sums), pairs.split(best)
-        assert row_sum is not None
-        return cls(row_sum, col_sum, row_best, col_best, pairs)
+    row_sum: Tensor
+    row_best: Tensor | None
+    col_sum: Tensor | None
+    col_best: Tensor | None
 
     def wants_cols(self, tile: Tile) -> bool:
         return self.col_sum is not None and self.pairs.feeds_columns(tile)
 
 
+class Shares(NamedTuple):
+    """What pass 2 knows of one side's lines (R,). ``factor``: ``share * exp(shift - lse)`` in the compute dtype.
+
+    For the exact path ``share`` and ``lse`` (float64), which is infinite where there is no share. Columns without a softmax
+    have factors of 0, and nothing for the exact path.
+    """
+
+    factor: Tensor
+    share: Tensor | None = None
+    lse: Tensor | None = None
+
+
 @dataclass
 class Weights:
-    """Pass 2's weights of the lines: ``share`` (L,), ``lse`` (L,), and the shift of pass 1 (0-d, EXACT for the exact path)."""
+    """Pass 2's weights ``W_ij = e_ij (u_i + v_j)``, u and v the factors, and the shift of pass 1 (0-d, EXACT for the exact path)."""
 
-    pairs: Pairs
     shift: Tensor
-    share: Tensor
-    lse: Tensor
+    rows: Shares
+    cols: Shares
 
-    @cached_property
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """``u_i = share_i exp(shift - lse_i)`` (M,) and ``v_j`` likewise (N,), in the compute dtype."""
-        scaled, unpaired = self.share * (self.shift * LN2 - self.lse).exp_(), self.pairs.unpaired_lines()
-        u, v = self.pairs.split((scaled if unpaired is None else scaled.masked_fill_(unpaired, 0.0)).to(self.pairs.dtype))
-        assert u is not None
-        return u, u.new_zeros(self.pairs.shape[1]) if v is None else v
+    @classmethod
+    def of(cls, pairs: Pairs, shift: Tensor, share: Tensor, lse: Tensor) -> Weights:
+        """Of the lines' weights in the loss and their log-sum-exps (L,)."""
+        scaled, none = share * (shift * LN2 - lse).exp_(), share == 0
+        if pairs.partner is not None:  # an unpaired line may have no finite log-sum-exp
+            scaled.masked_fill_(none, 0.0)
+        per_line = (scaled.to(pairs.dtype), share, lse.masked_fill(none, torch.inf))
+        rows, cols = zip(*(pairs.split(values) for values in per_line), strict=True)
+        return cls(shift, Shares(*rows), Shares(rows[0].new_zeros(pairs.shape[1])) if cols[0] is None else Shares(*cols))
 
-    @cached_property
-    def exact(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-        """For the exact path: shares of rows and columns, and their log-sum-exps, infinite where there is no share."""
-        return *self.pairs.split(self.share), *self.pairs.split(self.lse.masked_fill(self.share == 0, torch.inf))
+    def against(self, cols: Shares) -> Weights:
+        """The same rows with other columns."""
+        return self if cols.factor is self.cols.factor else replace(self, cols=cols)
 
     @cached_property
     def on_exact_path(self) -> bool:
@@ -92,16 +99,16 @@ class Lines(NamedTuple):
     best: Tensor | None
 
 
-def choose_shift(pairs: Pairs) -> Tensor:
-    """The smallest shift, in whole base-2 steps, under which no sum of ``cols`` exponentials overflows (0-d float64)."""
-    headroom = math.log(torch.finfo(pairs.dtype).max) - 2 - math.log(max(pairs.shape))
+def choose_shift(pairs: Pairs, extent: int) -> Tensor:
+    """The smallest shift, in whole base-2 steps, under which no sum of ``extent`` exponentials overflows (0-d float64)."""
+    headroom = math.log(torch.finfo(pairs.dtype).max) - 2 - math.log(extent)
     return ((pairs.bound - headroom) / LN2).ceil_().clamp_min_(0.0)
 
 
-def _underflow(pairs: Pairs, shift: Tensor, sums: Tensor) -> Tensor:
+def _underflow(pairs: Pairs, extent: int, shift: Tensor, sums: Tensor) -> Tensor:
     """Whether a sum is so small that terms of it may have been lost (0-d bool, where the data is)."""
     info = torch.finfo(pairs.dtype)
-    smallest = max(pairs.shape) * info.tiny / info.eps
+    smallest = extent * info.tiny / info.eps
     return (-pairs.bound - shift * LN2 < math.log(smallest)) & (sums < smallest).any()
 
 
@@ -124,16 +131,26 @@ def forward(sweep: Sweep, kept: Tensor, best: bool) -> Lines:
 
 def _negatives(sweep: Sweep, kept: Tensor, best: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """The shift, and each line's log-sum-exp and largest of its negatives."""
-    pairs, shift = sweep.pairs, choose_shift(sweep.pairs)
-    total = pairs.row_factor.new_zeros(pairs.lines)
-    top = total.new_zeros(pairs.lines, dtype=pairs.dtype) if best else None
-    sums = Sums.of(pairs, total, top)
-    workspace = sweep.workspace(kept)
-    for tile in sweep.tiles():
-        sweep.ops.exp_sums(pairs, tile, shift, sums, workspace)
-    lost = _underflow(pairs, shift, total)
-    largest = None if top is None else top.double().log_().add_(shift * LN2)
+    pairs, extent = sweep.pairs, sweep.exchange.extent
+    shift, workspace = choose_shift(pairs, extent), sweep.workspace(kept)
+    rows = [out.new(pairs.shape[0], pairs.row_factor) for out in _results(pairs, best)]
+
+    def visit(block: Visit) -> None:
+        cols = rows if block.pairs.triangle else block.outs
+        sums = Sums(block.pairs, *(lines[i] if i < len(lines) else None for lines in (rows, cols) for i in range(2)))
+        for tile in sweep.tiles(block.pairs):
+            sweep.ops.exp_sums(block.pairs, tile, shift, sums, workspace)
+
+    cols = sweep.tour(visit, _results(pairs, best) if pairs.both else ())
+    total, *top = (torch.cat(side) for side in zip(rows, cols, strict=True)) if pairs.both else rows
+    lost = _underflow(pairs, extent, shift, total)
+    largest = top[0].double().log_().add_(shift * LN2) if top else None
     return sweep.ops.guarded(sweep, lost, shift, total.log_().add_(shift * LN2), largest)
+
+
+def _results(pairs: Pairs, best: bool) -> list[Out]:
+    """The sums and, where asked for, the largest of the exponentials."""
+    return [Out(torch.float64), Out(pairs.dtype, largest=True)][: 2 if best else 1]
 
 
 def backward(
@@ -145,17 +162,22 @@ def backward(
     if unpaired is not None:
         share = share.masked_fill(unpaired, 0.0)
     pull = pairs.sum_of_lines(share * -torch.expm1(-nll))  # 1 - p from -log p, without cancellation
-    share, alpha = stored_range(share, pairs)
-    weights = Weights(pairs, shift, share, lse)
-    products, workspace = Products(pairs, sweep.ops, wanted, pull, alpha, dtype), sweep.workspace(kept, consume)
-    for tile in sweep.tiles():
-        products.add(tile, sweep.ops.softmax_weights(pairs, tile, weights, workspace))
-    return products.finish()
+    share, alpha = stored_range(share, sweep)
+    weights = Weights.of(pairs, shift, share, lse)
+    products, workspace = Products(sweep, wanted, pull, alpha, dtype), sweep.workspace(kept, consume)
+
+    def visit(block: Visit) -> None:
+        there = weights.against(Shares(*block.carried))
+        for tile in sweep.tiles(block.pairs):
+            products.add(block, tile, sweep.ops.softmax_weights(block.pairs, tile, there, workspace))
+
+    carried = tuple(values for values in weights.cols if values is not None)
+    return products.finish(sweep.tour(visit, products.outs, carried))
 
 
-def stored_range(share: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+def stored_range(share: Tensor, sweep: Sweep) -> tuple[Tensor, Tensor]:
     """``share`` scaled so that the stored weights fill their dtype whatever gradient comes from above, and what undoes it."""
-    largest = share.abs().max()
-    gain = 2.0**14 if pairs.rows.x.dtype == torch.float16 else 1.0  # weights stay within [0, 2]: float16 has room above
+    largest = sweep.exchange.largest(share.abs().max())
+    gain = 2.0**14 if sweep.pairs.rows.x.dtype == torch.float16 else 1.0  # weights stay within [0, 2]: float16 has room above
     alpha = torch.where(largest > 0, largest, 1.0) / gain
     return share / alpha, alpha

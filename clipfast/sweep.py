@@ -1,41 +1,64 @@
-"""One sweep: the pairs of a call, the backend that runs its tiles, and the memory that they may take."""
+"""One sweep: the pairs of a call, the backend that runs its tiles, the memory that they may take, and who brings columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
+from clipfast.distributed.exchange import Alone, Exchange, Out
 from clipfast.pairs import Pairs, prepare
 from clipfast.registry import resolve
-from clipfast.tiling import TILE_SIDE, Budget, Tile, Workspace, tiles
+from clipfast.tiling import TILE_SIDE, Budget, Tile, Workspace, longest, tiles
 
 if TYPE_CHECKING:
     from clipfast.tiles.torch_tiles import TorchTiles
 
 
+class Visit(NamedTuple):
+    """This rank's rows with one block of columns; ``carried`` belongs to the columns, and ``outs`` is to be added to."""
+
+    pairs: Pairs
+    carried: tuple[Tensor, ...]
+    outs: list[Tensor]
+
+
 @dataclass
 class Sweep:
-    """What both passes share; ``ops`` are the backend's tile operations."""
+    """What both passes share; ``ops`` are the backend's tile operations. ``pairs``: this rank's rows and own columns."""
 
     pairs: Pairs
     ops: TorchTiles
     budget: Budget
+    exchange: Exchange
 
     @classmethod
     def over(
         cls, rows: Tensor, cols: Tensor | None, scale: Tensor, targets: Tensor | None, both: bool, normalize: bool,
-        workspace_bytes: int | None, backend: str,
+        workspace_bytes: int | None, backend: str, exchange: Exchange | None = None,
     ) -> Sweep:  # fmt: skip
         """The pairs of ``rows`` with ``cols`` (None: with themselves), on ``backend``."""
         ops = resolve(backend, rows)
-        pairs = prepare(rows, cols, scale, targets, both, normalize, ops)
-        return cls(pairs, ops, Budget(workspace_bytes, pairs.rows.x.dtype.itemsize, rows.shape[1], rows.device.type))
+        exchange = exchange or Alone(rows.shape[0], (rows if cols is None else cols).shape[0])
+        pairs = prepare(rows, cols, scale, targets, both, normalize, ops, exchange)
+        budget = Budget(workspace_bytes, pairs.rows.x.dtype.itemsize, rows.shape[1], rows.device.type)
+        return cls(pairs, ops, budget, exchange)
 
-    def tiles(self) -> Iterator[Tile]:
-        return tiles(*self.pairs.shape, self.side, self.pairs.triangle)
+    def tour(self, visit: Callable[[Visit], None], outs: Sequence[Out] = (), carried: tuple[Tensor, ...] = ()) -> list[Tensor]:
+        """Show this rank's rows all columns, block by block; of each out, what all ranks left at this rank's own columns."""
+        inverse = self.pairs.cols.inverse_norm
+        features = (self.pairs.cols.x,) if inverse is None else (self.pairs.cols.x, inverse)
+
+        def show(offset: int, arrived: tuple[Tensor, ...], totals: list[Tensor]) -> None:
+            block = self.pairs.against(offset, *arrived[: len(features)])
+            visit(Visit(block, arrived[len(features) :], totals))
+
+        return self.exchange.tour((*features, *carried), outs, show)
+
+    def tiles(self, pairs: Pairs) -> Iterator[Tile]:
+        return tiles(*pairs.shape, self.side, pairs.triangle)
 
     @property
     def side(self) -> int:
@@ -43,9 +66,14 @@ class Sweep:
         return min(self.budget.side, TILE_SIDE // 2) if self.pairs.triangle else self.budget.side
 
     def kept(self, wanted: bool) -> Tensor:
-        """Uninitialised memory for the tiles that stay between the passes; empty where no second pass follows."""
+        """Uninitialised memory for the tiles that stay between the passes; empty where no second pass follows.
+
+        In a group none are: most of the tiles are of other ranks' columns.
+        """
         copied = self.pairs.rows.x.numel() if self.pairs.triangle else 0  # NT-Xent's two views in one matrix
-        return self.pairs.rows.x.new_empty(self.budget.kept_elements(*self.pairs.shape, copied) if wanted else 0)
+        keep = wanted and self.exchange.ranks == 1
+        return self.pairs.rows.x.new_empty(self.budget.kept_elements(*self.pairs.shape, copied) if keep else 0)
 
     def workspace(self, kept: Tensor, consume: bool = False) -> Workspace:
-        return Workspace(kept, self.pairs.shape, self.side, consume)
+        cols = max(longest(length, self.side) for length in self.exchange.blocks)
+        return Workspace(kept, longest(self.pairs.shape[0], self.side) * cols, consume)

@@ -57,6 +57,11 @@ def strips(length: int, side: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
+def longest(length: int, side: int) -> int:
+    """Of those pieces."""
+    return max(b - a for a, b in strips(length, side))
+
+
 def tiles(rows: int, cols: int, side: int, triangle: bool) -> Iterator[Tile]:
     """All tiles, row strip by row strip; with ``triangle`` only those on and above the diagonal."""
     for row0, row1 in strips(rows, side):
@@ -118,15 +123,15 @@ class Budget:
 
 
 class Workspace:
-    """Memory for the tiles of one pass, in order: ``kept`` while it has room, then the one scratch tile.
+    """Memory for the tiles of one pass, in order: ``kept`` while it has room, then one scratch tile of ``largest`` elements.
 
     ``consume`` lets pass 2 write over the tiles that pass 1 kept.
     """
 
-    def __init__(self, kept: Tensor, shape: tuple[int, int], side: int, consume: bool = False) -> None:
+    def __init__(self, kept: Tensor, largest: int, consume: bool = False) -> None:
         self.kept = kept
         self.consume = consume
-        self.largest = math.prod(max(b - a for a, b in strips(length, side)) for length in shape)
+        self.largest = largest
         self.used = 0
         self._scratch: Tensor | None = None
 

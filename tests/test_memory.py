@@ -111,7 +111,7 @@ def test_the_budget_is_divided_within_its_bound() -> None:
 def test_pass_2_finds_the_tiles_that_pass_1_kept() -> None:
     """Ragged tiles in memory for 100 elements: the same ones in both passes, though a smaller one would fit later."""
     shape, kept = (20, 20), torch.zeros(100)
-    first, second = (tiling.Workspace(kept, shape, 8) for _ in range(2))
+    first, second = (tiling.Workspace(kept, 7 * 7) for _ in range(2))
     cut = list(tiling.tiles(*shape, 8, False))
     placed = [first.place(tile)[1] for tile in cut]
     assert placed == [second.find(tile)[0] is not None for tile in cut]

@@ -35,7 +35,7 @@ class CpuTiles(TorchTiles):
         target = scores if kept is None else out
         _ops.softmax_weights(
             scores, target, tile.row0, tile.col0, pairs.row_factor, pairs.col_factor, pairs.rows.inner, pairs.excluded,
-            float(weights.shift), kept is not None, *weights.factors,
+            float(weights.shift), kept is not None, weights.rows.factor, weights.cols.factor,
         )  # fmt: skip
         return target
 

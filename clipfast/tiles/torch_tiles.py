@@ -46,8 +46,8 @@ class TorchTiles:
     def guarded(
         self, sweep: Sweep, lost: Tensor, shift: Tensor, negatives: Tensor, best: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pass 1's results, from the exact path where ``lost`` says that one window does not hold them."""
-        if not bool(lost):
+        """Pass 1's results, from the exact path where ``lost``, on any rank, says that one window does not hold them."""
+        if not float(sweep.exchange.largest(lost.double())):
             return shift, negatives, best
         return torch.full_like(shift, EXACT), *exact.forward(sweep)
 
@@ -70,8 +70,7 @@ class TorchTiles:
         return self._weights(pairs, tile, weights, kept, out)
 
     def _weights(self, pairs: Pairs, tile: Tile, weights: Weights, kept: Tensor | None, out: Tensor) -> Tensor:
-        u, v = weights.factors
-        sums = u[tile.rows].unsqueeze(1) + v[tile.cols]
+        sums = weights.rows.factor[tile.rows].unsqueeze(1) + weights.cols.factor[tile.cols]
         if kept is not None:
             return _times_norms(torch.mul(kept, sums, out=out), pairs, tile)
         e = self._logits(pairs, tile, out, weights.shift * -LN2).exp_()

@@ -69,13 +69,13 @@ class TritonTiles(TorchTiles):
 
     def softmax_weights(self, pairs: Pairs, tile: Tile, weights: Weights, workspace: Workspace) -> Tensor:
         """Both kernels are launched; the shift, on the device, tells one of them to do nothing."""
-        out, (u, v), shift = workspace.scratch(tile), weights.factors, weights.shift
+        (u, row_share, row_lse), (v, col_share, col_lse) = weights.rows, weights.cols
+        out, shift = workspace.scratch(tile), weights.shift
         sides, inner, excluded = _sides(pairs, tile), _inner(pairs, tile), pairs.excluded[tile.rows]
         row_factor, col_factor = pairs.row_factor_base2[tile.rows], _slice(pairs.col_factor, tile.cols)
         self.softmax_weights_kernel(
             *sides, row_factor, col_factor, *inner, excluded, shift, u[tile.rows], v[tile.cols], tile.col0, out
         )
-        row_share, col_share, row_lse, col_lse = weights.exact
         exact_weights(
             *sides, pairs.row_factor[tile.rows], _slice(pairs.cols.inverse_norm, tile.cols), *inner, excluded, shift,
             _slice(row_lse, tile.rows), _slice(col_lse, tile.cols), _slice(row_share, tile.rows), _slice(col_share, tile.cols),
@@ -86,7 +86,10 @@ class TritonTiles(TorchTiles):
     def guarded(
         self, sweep: Sweep, lost: Tensor, shift: Tensor, negatives: Tensor, best: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Overwrites the log-sum-exps where ``lost``, a flag on the device, says so."""
+        """Overwrites the log-sum-exps where ``lost``, a flag on the device, says so. In a group the host has to look: the
+        exact path exchanges features once more."""
+        if sweep.exchange.ranks > 1:
+            return super().guarded(sweep, lost, shift, negatives, best)
         pairs = sweep.pairs
         (row_lse, col_lse), (row_best, col_best) = pairs.split(negatives), pairs.split(best)
         exact_lse(

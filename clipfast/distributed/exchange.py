@@ -1,0 +1,74 @@
+"""Where a sweep's columns come from: this process alone here, a group of processes in ``ring.py`` and ``gather.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Show = Callable[[int, tuple[Tensor, ...], list[Tensor]], None]
+"""``show(offset, carried, outs)``: one block of columns, in which this rank's own begin at ``offset`` (or would: it may lie
+outside). ``carried``: their owners' tensors, a row for each column; ``outs``: one tensor for each ``Out``, to be added to."""
+
+
+class Out(NamedTuple):
+    """What a visit leaves at each column: (columns,) or (columns, width), 0 where nothing was added.
+
+    The ranks' parts are added, or with ``largest`` their maximum is taken, which ``fill`` bounds from below.
+    """
+
+    dtype: torch.dtype
+    width: int | None = None
+    largest: bool = False
+    fill: float = 0.0
+
+    def new(self, columns: int, like: Tensor) -> Tensor:
+        shape = (columns,) if self.width is None else (columns, self.width)
+        return like.new_full(shape, self.fill, dtype=self.dtype) if self.fill else like.new_zeros(shape, dtype=self.dtype)
+
+    def combine(self, mine: Tensor, theirs: Tensor) -> Tensor:
+        return torch.maximum(mine, theirs, out=mine) if self.largest else mine.add_(theirs)
+
+
+class Exchange(Protocol):
+    """The ranks of a call, each with rows and columns of its own; every rank sweeps its rows against all columns."""
+
+    ranks: int
+    extent: int
+    """The most rows or columns that all ranks have together."""
+    blocks: tuple[int, ...]
+    """Columns of each block that a tour shows."""
+    sizes: Tensor
+    """(2, ranks) int64 on the CPU: each rank's rows and columns; empty for a process alone."""
+
+    def tour(self, carried: tuple[Tensor, ...], outs: Sequence[Out], show: Show) -> list[Tensor]:
+        """Show every rank's ``carried`` to every rank; of each out, what all ranks left at this rank's own columns."""
+        ...
+
+    def total_rows(self) -> int: ...
+
+    def largest(self, value: Tensor) -> Tensor:
+        """The largest of the ranks' values; NaN counts as infinity."""
+        ...
+
+
+class Alone:
+    """One process: its columns are all there are."""
+
+    ranks = 1
+
+    def __init__(self, rows: int, cols: int) -> None:
+        self.rows, self.extent, self.blocks, self.sizes = rows, max(rows, cols), (cols,), torch.empty(0, dtype=torch.int64)
+
+    def tour(self, carried: tuple[Tensor, ...], outs: Sequence[Out], show: Show) -> list[Tensor]:
+        totals = [out.new(carried[0].shape[0], carried[0]) for out in outs]
+        show(0, carried, totals)
+        return totals
+
+    def total_rows(self) -> int:
+        return self.rows
+
+    def largest(self, value: Tensor) -> Tensor:
+        return value
