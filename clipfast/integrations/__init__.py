@@ -1,0 +1,1 @@
+"""The losses inside other projects' trainers, one module each, named after it (docs/trainers.md)."""
