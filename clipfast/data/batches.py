@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from clipfast.data.order import seed_of
 from clipfast.data.records import NothingReadableError, Record, Records, Skipped, UnreadableError, read_picture
@@ -89,4 +90,21 @@ def checked(batch: PairBatch) -> PairBatch:
     if not len(batch.images):
         first = batch.skipped[0]
         raise NothingReadableError(f"none of a batch's {len(batch.skipped)} pairs can be read; {first.where}: {first.why}")
+    return batch
+
+
+def batch_loader(dataset: Any, *, workers: int, keys: Iterable[Any] | None = None, persistent: bool = False) -> DataLoader[Any]:
+    """A loader whose items are whole batches; in the order of ``keys``, or of the data set itself."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        collate_fn=_same,
+        persistent_workers=persistent and workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _same(batch: Any) -> Any:
     return batch

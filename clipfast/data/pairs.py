@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
-from clipfast.data.batches import BatchesOfRecords, PairBatch, PairMaker, Tokenize, checked
+from clipfast.data.batches import BatchesOfRecords, PairBatch, PairMaker, Tokenize, batch_loader, checked
 from clipfast.data.config import DataConfig
+from clipfast.data.folder import ClassFolders
 from clipfast.data.order import epoch_order, whole_batches
 from clipfast.data.records import Records
+from clipfast.data.shard_pairs import ShardPairs
 from clipfast.data.table import ROWS, Table
 from clipfast.preprocess import Preprocess
 
@@ -46,6 +46,8 @@ def open_pairs(
     """
     _check_processes(batch_size, seed, rank, world_size)
     maker = PairMaker(config.training_transform(transform), tokenize)
+    if ".tar" in config.source:
+        return ShardPairs(config, maker, batch_size, seed, rank, world_size)
     return RecordPairs(open_records(config), config, maker, batch_size, seed, rank, world_size)
 
 
@@ -55,7 +57,9 @@ def open_records(config: DataConfig) -> Records:
         raise FileNotFoundError(f"there is no file or folder {config.source}")
     if path.suffix.lower() in ROWS:
         return Table(config)
-    raise ValueError(f"{config.source} is neither a table ({', '.join(ROWS)}) nor a folder of class folders")
+    if path.is_dir():
+        return ClassFolders(config)
+    raise ValueError(f"{config.source} is no table ({', '.join(ROWS)}), no folder with class folders, and no tar shards (.tar)")
 
 
 class RecordPairs:
@@ -69,15 +73,8 @@ class RecordPairs:
         self._mine = slice(rank * batch_size, (rank + 1) * batch_size)
         self.steps = self._whole_batches(config)
         self._keys = _Keys()
-        self._loader: DataLoader[Any] = DataLoader(
-            BatchesOfRecords(records, maker, seed),  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=self._keys,
-            num_workers=config.workers,
-            collate_fn=_same,
-            persistent_workers=config.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+        dataset = BatchesOfRecords(records, maker, seed)
+        self._loader = batch_loader(dataset, workers=config.workers, keys=self._keys, persistent=True)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[PairBatch]:
         order = epoch_order(self._count, self.steps, self._size, self._groups, self._seed, epoch)
@@ -104,10 +101,6 @@ class _Keys:
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         return iter(self.current)
-
-
-def _same(batch: Any) -> Any:
-    return batch
 
 
 def _check_processes(batch_size: int, seed: int, rank: int, world_size: int) -> None:

@@ -1,0 +1,102 @@
+"""WebDataset tar shards: read from beginning to end, in one stream for each process of the training."""
+
+from __future__ import annotations
+
+import random
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from logging import getLogger
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipfast.data.config import DataConfig
+from clipfast.data.order import seed_of
+from clipfast.data.records import Skipped, UnreadableError, checked_captions
+from clipfast.extras import require
+
+IMAGES, CAPTION = "jpg;jpeg;png;webp", "txt"
+
+
+class Sample(NamedTuple):
+    """The bytes of a picture's file, its captions, and where they are: shard/key."""
+
+    where: str
+    picture: bytes
+    captions: tuple[str, ...]
+
+
+class Shards:
+    """The samples of the tar files that ``config.source`` names, whose braces are expanded."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.urls: list[str] = _webdataset("shardlists").expand_urls(config.source)
+        self._images, self._caption = (config.image_key or IMAGES).split(";"), config.caption_key or CAPTION
+        for url in self.urls:
+            if "://" not in url and not url.startswith("pipe:"):
+                _check_tar(Path(url))
+
+    def samples(self, url: str) -> Iterator[Sample | Skipped]:
+        """A damaged shard ends where it is damaged, and that counts as one pair that was left out."""
+        try:
+            for found in _webdataset("tariterators").tarfile_samples(iter([{"url": url}])):
+                yield self._sample(f"{url}/{found['__key__']}", found)
+        except Exception as error:  # of tarfile, a decompressor, a network; the other shards may be whole
+            yield Skipped(url, f"the rest of the shard cannot be read: {error.args[0] if error.args else error!r}")
+
+    def _sample(self, where: str, members: dict[str, Any]) -> Sample | Skipped:
+        image = next((members[ending] for ending in self._images if ending in members), None)
+        if image is None or self._caption not in members:
+            missing = f"picture (.{', .'.join(self._images)})" if image is None else f"caption (.{self._caption})"
+            named = ", ".join(f".{name}" for name in members if not name.startswith("__"))
+            return Skipped(where, f"it has no {missing}; its members are {named}")
+        try:
+            text = members[self._caption].decode("utf-8", "surrogateescape").strip()
+            return Sample(where, image, checked_captions(text, f"in .{self._caption}"))
+        except UnreadableError as error:
+            return Skipped(where, str(error))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One process's samples: its share of the shards in an order for each epoch, mixed in a buffer of ``mixing`` samples."""
+
+    shards: Shards
+    mixing: int
+    seed: int
+    rank: int
+    world_size: int
+
+    def epoch(self, epoch: int) -> Iterator[Sample | Skipped]:
+        """Endless: a process that has read all its shards begins them again, and says so."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards.urls))
+        mine = [self.shards.urls[i] for i in order[self.rank :: self.world_size]]
+        for turn in count():
+            chance = random.Random(seed_of(self.seed, epoch, self.rank, turn))
+            samples = (sample for url in chance.sample(mine, len(mine)) for sample in self.shards.samples(url))
+            shuffle = _webdataset("filters").shuffle(max(1, self.mixing), max(1, self.mixing), rng=chance)
+            read = 0
+            for sample in shuffle(samples):
+                read += 1
+                yield sample
+            if not read:
+                yield Skipped(", ".join(mine), "there is no sample in these shards")
+            getLogger("clipfast").warning(
+                "process %d has read all %d pairs of its %d shards; it begins them again, as an epoch has more",
+                *(self.rank, read, len(mine)),
+            )
+
+
+def _check_tar(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no shard {path}")
+    if not tarfile.is_tarfile(path):
+        raise ValueError(f"{path} is not a tar file")
+
+
+def _webdataset(module: str) -> ModuleType:
+    return require(f"webdataset.{module}", "reading tar shards", extra="data")
