@@ -1,18 +1,18 @@
-"""Batches of tensors from records: what a worker process does."""
+"""From records to batches of tensors: what a worker process does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from clipfast.data.order import seed_of
-from clipfast.data.records import NothingReadableError, Record, Records, Skipped, UnreadableError, read_picture
+from clipfast.data.records import Example, Record, Records, Skipped, UnreadableError, read_picture
 
 Tokenize = Callable[[list[str]], Tensor]
 
@@ -25,33 +25,54 @@ class PairBatch(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
 
 
+class Maker(Protocol):
+    """Turns records into a batch."""
+
+    def item(self, record: Record, *numbers: int) -> tuple[Tensor, Any]:
+        """A picture (3, size, size) and what belongs to it. ``numbers`` name the record, for what is random in it."""
+
+    def batch(self, images: Tensor, rest: tuple[Any, ...], skipped: tuple[Skipped, ...]) -> Any:
+        """``images`` (B, 3, size, size), with B = 0 if nothing could be read."""
+
+
 @dataclass(frozen=True)
 class PairMaker:
-    """Records to tensors; what is random depends on the numbers that name the pair, and on nothing else."""
+    """Pairs to train on: the picture augmented, one of its captions as ids (L,)."""
 
     transform: Callable[[Any], Tensor]
     tokenize: Tokenize
 
-    def pair(self, record: Record, *numbers: int) -> tuple[Tensor, Tensor]:
-        """The picture (3, size, size) and the ids (L,) of one of its captions. ``UnreadableError`` if there is none."""
+    def item(self, record: Record, *numbers: int) -> tuple[Tensor, Tensor]:
         seed = seed_of(*numbers)
-        caption = record.captions[seed % len(record.captions)]
         with _seeded(seed):
             image = read_picture(record.image, self.transform)
+        return image, ids_of(record.captions[seed % len(record.captions)], self.tokenize)
+
+    def batch(self, images: Tensor, rest: tuple[Tensor, ...], skipped: tuple[Skipped, ...]) -> PairBatch:
+        return PairBatch(images, torch.stack(rest) if rest else torch.empty(0, 0, dtype=torch.int64), skipped)
+
+
+def ids_of(caption: str, tokenize: Tokenize) -> Tensor:
+    """(L,); ``UnreadableError`` for a text that is too long, if the tokenizer does not cut it."""
+    try:
+        return tokenize([caption])[0]
+    except (RuntimeError, ValueError) as error:
+        raise UnreadableError(f"the caption cannot be tokenized: {error}") from error
+
+
+def made(maker: Maker, examples: Iterator[Example | Skipped], *numbers: int) -> Any:
+    """A batch of ``examples``, each named by ``numbers`` and its place."""
+    items, skipped = [], []
+    for example in examples:
+        if isinstance(example, Skipped):
+            skipped.append(example)
+            continue
         try:
-            return image, self.tokenize([caption])[0]
-        except (RuntimeError, ValueError) as error:  # a text that is too long, for a tokenizer that does not cut it
-            raise UnreadableError(f"the caption cannot be tokenized: {error}") from error
-
-
-def collated(pairs: Iterator[tuple[Tensor, Tensor] | Skipped]) -> PairBatch:
-    found = list(pairs)
-    skipped = tuple(item for item in found if isinstance(item, Skipped))
-    read = [item for item in found if not isinstance(item, Skipped)]
-    if not read:
-        return PairBatch(torch.empty(0), torch.empty(0, dtype=torch.int64), skipped)
-    images, tokens = zip(*read, strict=True)
-    return PairBatch(torch.stack(images), torch.stack(tokens), skipped)
+            items.append(maker.item(example.record, *numbers, example.place))
+        except UnreadableError as error:
+            skipped.append(Skipped(example.where, str(error)))
+    images, rest = zip(*items, strict=True) if items else ((), ())
+    return maker.batch(torch.stack(images) if items else torch.empty(0), rest, tuple(skipped))
 
 
 @dataclass(frozen=True)
@@ -59,18 +80,36 @@ class BatchesOfRecords:
     """What ``DataLoader`` calls a data set: its keys are (epoch, indices of one batch), its items whole batches."""
 
     records: Records
-    maker: PairMaker
-    seed: int
+    maker: Maker
+    seed: int = 0
 
-    def __getitem__(self, key: tuple[int, Sequence[int]]) -> PairBatch:
+    def __getitem__(self, key: tuple[int, Sequence[int]]) -> Any:
         epoch, indices = key
-        return collated(self._pair(epoch, int(index)) for index in indices)
+        return made(self.maker, map(self._example, map(int, indices)), self.seed, epoch)
 
-    def _pair(self, epoch: int, index: int) -> tuple[Tensor, Tensor] | Skipped:
+    def _example(self, index: int) -> Example | Skipped:
+        where = self.records.where(index)
         try:
-            return self.maker.pair(self.records.read(index), self.seed, epoch, index)
+            return Example(index, where, self.records.read(index))
         except UnreadableError as error:
-            return Skipped(self.records.where(index), str(error))
+            return Skipped(where, str(error))
+
+
+def batch_loader(dataset: Any, keys: Iterable[Any], workers: int, *, persistent: bool = False) -> DataLoader[Any]:
+    """Batches in the order of ``keys``, made by ``workers`` processes, or by this one if there are none."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=keys,
+        num_workers=workers,
+        collate_fn=as_it_is,
+        persistent_workers=persistent and workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def as_it_is(batch: Any) -> Any:
+    return batch
 
 
 @contextmanager
@@ -83,28 +122,3 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         generator.set_state(state)
-
-
-def checked(batch: PairBatch) -> PairBatch:
-    """The batch, if it has a pair."""
-    if not len(batch.images):
-        first = batch.skipped[0]
-        raise NothingReadableError(f"none of a batch's {len(batch.skipped)} pairs can be read; {first.where}: {first.why}")
-    return batch
-
-
-def batch_loader(dataset: Any, *, workers: int, keys: Iterable[Any] | None = None, persistent: bool = False) -> DataLoader[Any]:
-    """A loader whose items are whole batches; in the order of ``keys``, or of the data set itself."""
-    return DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=keys,
-        num_workers=workers,
-        collate_fn=_same,
-        persistent_workers=persistent and workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def _same(batch: Any) -> Any:
-    return batch

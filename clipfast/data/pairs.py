@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from clipfast.data.batches import BatchesOfRecords, PairBatch, PairMaker, Tokenize, batch_loader, checked
+from clipfast.data.batches import BatchesOfRecords, PairBatch, PairMaker, Tokenize, batch_loader
 from clipfast.data.config import DataConfig
 from clipfast.data.folder import ClassFolders
 from clipfast.data.order import epoch_order, whole_batches
-from clipfast.data.records import Records
-from clipfast.data.shard_pairs import ShardPairs
+from clipfast.data.records import NothingReadableError, Records
+from clipfast.data.shard_batches import stream_batches
+from clipfast.data.shards import Shards, Stream
 from clipfast.data.table import ROWS, Table
 from clipfast.preprocess import Preprocess
 
@@ -46,12 +48,16 @@ def open_pairs(
     """
     _check_processes(batch_size, seed, rank, world_size)
     maker = PairMaker(config.training_transform(transform), tokenize)
-    if ".tar" in config.source:
-        return ShardPairs(config, maker, batch_size, seed, rank, world_size)
-    return RecordPairs(open_records(config), config, maker, batch_size, seed, rank, world_size)
+    kind = ShardPairs if is_shards(config) else RecordPairs
+    return kind(config, maker, batch_size, seed, rank, world_size)
+
+
+def is_shards(config: DataConfig) -> bool:
+    return ".tar" in config.source
 
 
 def open_records(config: DataConfig) -> Records:
+    """What a table or class folders hold."""
     path = Path(config.source)
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {config.source}")
@@ -63,33 +69,31 @@ def open_records(config: DataConfig) -> Records:
 
 
 class RecordPairs:
-    """``PairData`` of records that can be read in any order."""
+    """``PairData`` of a table or of class folders, which can be read in any order."""
 
-    def __init__(
-        self, records: Records, config: DataConfig, maker: PairMaker, batch_size: int, seed: int, rank: int, world_size: int
-    ) -> None:
+    def __init__(self, config: DataConfig, maker: PairMaker, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        records = open_records(config)
         self._groups = None if config.distinct is None else records.groups(config.distinct)
         self._count, self._size, self._seed = len(records), batch_size * world_size, seed
         self._mine = slice(rank * batch_size, (rank + 1) * batch_size)
         self.steps = self._whole_batches(config)
         self._keys = _Keys()
-        dataset = BatchesOfRecords(records, maker, seed)
-        self._loader = batch_loader(dataset, workers=config.workers, keys=self._keys, persistent=True)
+        self._loader = batch_loader(BatchesOfRecords(records, maker, seed), self._keys, config.workers, persistent=True)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[PairBatch]:
         order = epoch_order(self._count, self.steps, self._size, self._groups, self._seed, epoch)
         self._keys.current = [(epoch, batch[self._mine]) for batch in order[first:]]
-        return map(checked, self._loader)
+        return map(_checked, self._loader)
 
     def _whole_batches(self, config: DataConfig) -> int:
         steps = whole_batches(self._count, self._size, self._groups)
         wanted = steps if config.samples is None else config.samples // self._size
         if not 1 <= wanted <= steps:
             limit = "" if config.distinct is None else f", none with two pairs of one {config.distinct!r}"
+            asked = "" if config.samples is None else f"; samples={config.samples} asks for {wanted}"
             raise ValueError(
-                f"{config.source} has {self._count} pairs, {steps} batches of {self._size}{limit}"
-                + ("" if config.samples is None else f"; samples={config.samples} asks for {wanted}")
-                + "; take a smaller batch or other samples"
+                f"{config.source} has {self._count} pairs, enough for {steps} batches of {self._size}{limit}{asked}; "
+                "an epoch needs one or more: take a smaller batch" + (" or other samples" if asked else "")
             )
         return wanted
 
@@ -101,6 +105,36 @@ class _Keys:
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         return iter(self.current)
+
+
+class ShardPairs:
+    """``PairData`` of tar shards: the processes share them out anew in each epoch, and each reads its own."""
+
+    def __init__(self, config: DataConfig, maker: PairMaker, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+        if config.samples is None:
+            raise ValueError(f"{config.source}: tar shards are not counted; say how many pairs an epoch has (samples)")
+        if config.distinct is not None:
+            raise ValueError("distinct needs a table or class folders: what is in tar shards is not known before it is read")
+        shards = Shards(config)
+        if len(shards.urls) < world_size:
+            raise ValueError(f"{config.source}: {len(shards.urls)} shards for {world_size} processes; each needs one or more")
+        self.steps = config.samples // (batch_size * world_size)
+        if not self.steps:
+            raise ValueError(f"samples={config.samples} is less than a batch of {batch_size * world_size} over all processes")
+        self._stream = Stream(shards, config.shuffle, seed, rank, world_size)
+        self._maker, self._batch_size, self._workers = maker, batch_size, config.workers
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[PairBatch]:
+        stream, samples = self._stream, partial(self._stream.epoch, epoch, self.steps * self._batch_size)
+        numbers = stream.seed, epoch, stream.rank
+        return map(_checked, stream_batches(samples, self._batch_size, first, self._maker, self._workers, *numbers))
+
+
+def _checked(batch: PairBatch) -> PairBatch:
+    if not len(batch.images):
+        first = batch.skipped[0]
+        raise NothingReadableError(f"none of a batch's {len(batch.skipped)} pairs can be read; {first.where}: {first.why}")
+    return batch
 
 
 def _check_processes(batch_size: int, seed: int, rank: int, world_size: int) -> None:

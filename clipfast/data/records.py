@@ -34,6 +34,14 @@ class Record(NamedTuple):
     captions: tuple[str, ...]
 
 
+class Example(NamedTuple):
+    """A record, its place in the epoch or in the table, and where it is for a reader of messages."""
+
+    place: int
+    where: str
+    record: Record
+
+
 class Records(Protocol):
     """Pairs that can be read in any order."""
 

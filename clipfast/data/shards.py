@@ -6,7 +6,7 @@ import random
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from logging import getLogger
 from pathlib import Path
 from types import ModuleType
@@ -71,8 +71,11 @@ class Stream:
     rank: int
     world_size: int
 
-    def epoch(self, epoch: int) -> Iterator[Sample | Skipped]:
-        """Endless: a process that has read all its shards begins them again, and says so."""
+    def epoch(self, epoch: int, wanted: int) -> Iterator[Sample | Skipped]:
+        """``wanted`` samples: a process that has read all its shards before begins them again, and says so."""
+        return islice(self._endless(epoch), wanted)
+
+    def _endless(self, epoch: int) -> Iterator[Sample | Skipped]:
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards.urls))
         mine = [self.shards.urls[i] for i in order[self.rank :: self.world_size]]
         for turn in count():

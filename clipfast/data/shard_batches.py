@@ -1,0 +1,79 @@
+"""Batches from a stream of samples: one process reads it, others decode.
+
+So the order is the stream's, whatever the number of workers, and each shard is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from clipfast.data.batches import Maker, as_it_is, batch_loader, made
+from clipfast.data.records import Example, Record, Skipped
+from clipfast.data.shards import Sample
+
+Samples = Callable[[], Iterator[Sample | Skipped]]
+
+
+def stream_batches(samples: Samples, batch_size: int, first: int, maker: Maker, workers: int, *numbers: int) -> Iterator[Any]:
+    """Batches from number ``first`` on, the last one perhaps smaller. Earlier samples are read, as a tar file has no index,
+    and not decoded. ``samples`` and ``maker`` go to other processes, unless ``workers`` is 0."""
+    reading: DataLoader[Packed] = DataLoader(
+        _Reading(samples, batch_size, first), batch_size=None, num_workers=min(1, workers), collate_fn=as_it_is
+    )
+    return iter(batch_loader(_Decoding(maker, numbers), reading, workers))
+
+
+class Packed(NamedTuple):
+    """A batch as it was read: the bytes of all pictures in one uint8 tensor, which processes hand over without a copy."""
+
+    place: int
+    data: Tensor
+    sizes: tuple[int, ...]
+    samples: tuple[tuple[str, tuple[str, ...]] | Skipped, ...]
+
+    @classmethod
+    def of(cls, place: int, samples: list[Sample | Skipped]) -> Packed:
+        """``place`` is that of the first sample."""
+        pictures = [sample.picture if isinstance(sample, Sample) else b"" for sample in samples]
+        named = (sample if isinstance(sample, Skipped) else (sample.where, sample.captions) for sample in samples)
+        data = torch.from_numpy(np.frombuffer(bytearray(b"".join(pictures)), np.uint8))
+        return cls(place, data, tuple(map(len, pictures)), tuple(named))
+
+    def examples(self) -> Iterator[Example | Skipped]:
+        pictures = self.data.split(self.sizes)
+        for place, (picture, sample) in enumerate(zip(pictures, self.samples, strict=True), self.place):
+            if isinstance(sample, Skipped):
+                yield sample
+            else:
+                yield Example(place, sample[0], Record(picture.numpy().tobytes(), sample[1]))
+
+
+@dataclass(frozen=True)
+class _Reading(IterableDataset[Packed]):
+    samples: Samples
+    batch_size: int
+    first: int
+
+    def __iter__(self) -> Iterator[Packed]:
+        samples, place = self.samples(), self.first * self.batch_size
+        next(islice(samples, place, place), None)
+        while batch := list(islice(samples, self.batch_size)):
+            yield Packed.of(place, batch)
+            place += len(batch)
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    maker: Maker
+    numbers: tuple[int, ...]
+
+    def __getitem__(self, packed: Packed) -> Any:
+        return made(self.maker, packed.examples(), *self.numbers)
