@@ -25,6 +25,14 @@ class PairBatch(NamedTuple):
     skipped: tuple[Skipped, ...] = ()
 
 
+class PictureBatch(NamedTuple):
+    """``images`` float32 (B, 3, size, size), the captions of each, and what was left out."""
+
+    images: Tensor
+    captions: tuple[tuple[str, ...], ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
 class Maker(Protocol):
     """Turns records into a batch."""
 
@@ -50,6 +58,19 @@ class PairMaker:
 
     def batch(self, images: Tensor, rest: tuple[Tensor, ...], skipped: tuple[Skipped, ...]) -> PairBatch:
         return PairBatch(images, torch.stack(rest) if rest else torch.empty(0, 0, dtype=torch.int64), skipped)
+
+
+@dataclass(frozen=True)
+class PictureMaker:
+    """Pictures to evaluate on, each with all its captions."""
+
+    transform: Callable[[Any], Tensor]
+
+    def item(self, record: Record, *numbers: int) -> tuple[Tensor, tuple[str, ...]]:
+        return read_picture(record.image, self.transform), record.captions
+
+    def batch(self, images: Tensor, rest: tuple[tuple[str, ...], ...], skipped: tuple[Skipped, ...]) -> PictureBatch:
+        return PictureBatch(images, rest, skipped)
 
 
 def ids_of(caption: str, tokenize: Tokenize) -> Tensor:

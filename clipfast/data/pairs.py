@@ -13,7 +13,7 @@ from clipfast.data.batches import BatchesOfRecords, PairBatch, PairMaker, Tokeni
 from clipfast.data.config import DataConfig
 from clipfast.data.folder import ClassFolders
 from clipfast.data.order import epoch_order, whole_batches
-from clipfast.data.records import NothingReadableError, Records
+from clipfast.data.records import Grouped, NothingReadableError
 from clipfast.data.shard_batches import stream_batches
 from clipfast.data.shards import Shards, Stream
 from clipfast.data.table import ROWS, Table
@@ -56,7 +56,7 @@ def is_shards(config: DataConfig) -> bool:
     return ".tar" in config.source
 
 
-def open_records(config: DataConfig) -> Records:
+def open_records(config: DataConfig) -> Grouped:
     """What a table or class folders hold."""
     path = Path(config.source)
     if not path.exists():

@@ -52,6 +52,10 @@ class Records(Protocol):
     def read(self, index: int) -> Record:
         """Raises ``UnreadableError``; the picture itself is not opened yet."""
 
+
+class Grouped(Records, Protocol):
+    """Records whose values can be compared without reading the pictures."""
+
     def labels(self) -> list[str]:
         """The class names, sorted, each once."""
 

@@ -40,6 +40,9 @@ class Shards:
             if "://" not in url and not url.startswith("pipe:"):
                 _check_tar(Path(url))
 
+    def in_order(self) -> Iterator[Sample | Skipped]:
+        return (sample for url in self.urls for sample in self.samples(url))
+
     def samples(self, url: str) -> Iterator[Sample | Skipped]:
         """A damaged shard ends where it is damaged, and that counts as one pair that was left out."""
         try:

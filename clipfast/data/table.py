@@ -55,5 +55,25 @@ class Table:
             raise ValueError(f"{self._rows.path} has no column {column!r}; its columns are {named}")
 
 
+class JoinedRows:
+    """The pictures of a table, one with several rows once, with the captions of all of them."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        pictures = table.groups(table.image)  # numbered as they first come
+        self._rows = np.argsort(pictures, kind="stable")
+        self._first = np.searchsorted(pictures[self._rows], np.arange(pictures.max() + 2))
+
+    def __len__(self) -> int:
+        return len(self._first) - 1
+
+    def where(self, index: int) -> str:
+        return self._table.where(self._rows[self._first[index]])
+
+    def read(self, index: int) -> Record:
+        read = [self._table.read(row) for row in self._rows[self._first[index] : self._first[index + 1]]]
+        return Record(read[0].image, tuple(caption for record in read for caption in record.captions))
+
+
 def _hashable(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
