@@ -16,8 +16,10 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch numpy "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[test]"
-	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch timm "torchvision==0.28.*" openai-clip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt ftfy regex tqdm safetensors sentencepiece "transformers>=5"
+	$(BIN)/python -m pip install --quiet --no-deps open_clip_torch timm "torchvision==0.28.*" openai-clip \
+		pytorch-lightning lightning-utilities torchmetrics
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt ftfy regex tqdm safetensors sentencepiece "transformers>=5" \
+		"sentence-transformers[train]>=6" pandas webdataset
 	touch $(STAMP)
 
 demo: setup
