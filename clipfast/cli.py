@@ -1,4 +1,4 @@
-"""The command line: doctor, bench, demo, classify."""
+"""The command line: doctor, bench, demo, train, classify."""
 
 from __future__ import annotations
 
@@ -112,6 +112,35 @@ def demo(
         run(output, names=names, seed=seed)
     except ValueError as error:
         _stop(error)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def train(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONFIG.toml] [--KEY VALUE]...", help="A file, and keys in place of its own.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on at the newest checkpoint, if there is one.")] = False,
+) -> None:
+    """Train a model on pairs of pictures and captions, as docs/training_command.md describes.
+
+    Every key of the configuration is a flag too: --batch-size 1024, --optimizer.learning-rate 1e-3. For several processes:
+    torchrun --nproc-per-node=N -m clipfast train CONFIG.toml.
+    """
+    from clipfast.training.command import first_process, run
+    from clipfast.training.diagnosis import NotFiniteError
+    from clipfast.training.sources import ConfigError
+
+    try:
+        lines, status = run(arguments or [], resume)
+    except (ConfigError, NotFiniteError) as error:  # the same in every process
+        if first_process():
+            _stop(error)
+        raise typer.Exit(1) from error
+    except (ImportError, MemoryError, OSError, ValueError) as error:
+        _stop(error)
+    for line in lines:
+        console.print(escape(line), soft_wrap=True)
+    raise typer.Exit(status)
 
 
 @app.command()

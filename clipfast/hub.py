@@ -19,7 +19,7 @@ from clipfast.models import (
     load_checkpoint,
     model_config,
 )
-from clipfast.models.checkpoints import is_torchscript, read_state_dict
+from clipfast.models.checkpoints import is_torchscript, read_config, read_state_dict
 from clipfast.preprocess import Preprocess
 from clipfast.torchscript import load_archive
 
@@ -59,8 +59,9 @@ def load(
     where there is one, else "cpu". ``jit=True`` returns the archive's own TorchScript code instead of this package's model.
 
     Beyond the original: ``model`` is the name or configuration of a model that cannot be told from the file, such as
-    "ViT-B-16-SigLIP"; by default the file has OpenAI's names and QuickGELU. ``dtype`` is that of the matrices and
-    convolutions. Without it a ``model`` named so is float32, and any other is as the original's: float16, and on the CPU
+    "ViT-B-16-SigLIP"; by default the file has OpenAI's names and QuickGELU, or is one of ``python -m clipfast train``, which
+    knows its configuration. ``dtype`` is that of the matrices and convolutions. Without it a ``model`` named so, and one
+    that was trained here, is float32, and any other is as the original's: float16, and on the CPU
     widened to float32 again, which rounds a float32 checkpoint; ``dtype=torch.float32`` does not.
 
     Raises RuntimeError for an unknown name and for a download that fails, ValueError for a file of another kind.
@@ -94,10 +95,13 @@ def _file(name: str | os.PathLike[str], download_root: str | os.PathLike[str] | 
 
 def _filled(path: Path, model: str | ClipConfig | None, dtype: torch.dtype | None) -> CLIP:
     state = read_state_dict(path)
-    if model is None:
-        config, dtype = config_from_state_dict(state), dtype or torch.float16
-    else:
+    trained_here = read_config(path)
+    if model is not None:
         config = model_config(model) if isinstance(model, str) else model
+    elif trained_here is not None:
+        config = ClipConfig.from_dict(trained_here)
+    else:
+        config, dtype = config_from_state_dict(state), dtype or torch.float16
     empty = create_model(config, device="meta")  # nothing is initialised that the file replaces
     if dtype is not None:
         convert_weights(empty, dtype)

@@ -44,6 +44,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         ) from error
 
 
+def read_config(path: str | Path) -> dict[str, Any] | None:
+    """The model's configuration in a file that ``python -m clipfast train`` wrote; None for any other file."""
+    if not zipfile.is_zipfile(path) or is_torchscript(path):
+        return None
+    contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return contents.get("clip_config") if isinstance(contents, dict) else None
+
+
 def unwrapped(contents: Any) -> dict[str, Tensor]:
     """The state dict inside ``contents``: under "state_dict", "model" or "module", and without the prefixes of
     DistributedDataParallel and torch.compile."""

@@ -1,0 +1,49 @@
+"""The model of a run, and the tokenizer that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clipfast.classify import tokenizer_from
+from clipfast.models import CLIP, create_model, load_checkpoint
+from clipfast.tokenizer import VOCABULARY_SIZE, default_tokenizer
+from clipfast.training.config import ModelConfig
+from clipfast.training.sources import ConfigError
+
+Tokenize = Callable[[list[str]], Tensor]
+
+
+def build_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> CLIP:
+    """With fresh weights from torch's generator, or those of ``config.weights``; in training mode, locked where asked."""
+    model = create_model(config.shape)
+    if config.weights is not None:
+        load_checkpoint(model, config.weights)
+    if config.lock_image_tower:
+        model.lock_image_tower(freeze_bn_stats=True)
+    model.set_grad_checkpointing(config.gradient_checkpointing)
+    return model.to(device, dtype)
+
+
+def build_tokenizer(config: ModelConfig) -> Tokenize:
+    """OpenAI's, or that of ``config.sentencepiece``; a caption that is too long loses its end. ConfigError without one."""
+    text = config.shape.text
+    if config.sentencepiece is not None:
+        tokenizer = tokenizer_from(Path(config.sentencepiece), text)
+        assert tokenizer is not None
+        if tokenizer.vocab_size > text.vocab_size:
+            raise ConfigError(
+                f"model.sentencepiece has {tokenizer.vocab_size} pieces, and the model reads {text.vocab_size}; give the file "
+                "that belongs to the model, or a model with that vocab_size"
+            )
+        return tokenizer
+    if text.vocab_size != VOCABULARY_SIZE:
+        raise ConfigError(
+            f"the model reads a vocabulary of {text.vocab_size}, and OpenAI's tokenizer has {VOCABULARY_SIZE} ids; give the "
+            "tokenizer's file as model.sentencepiece, or choose a model with OpenAI's vocabulary"
+        )
+    return partial(default_tokenizer(), context_length=text.context_length, truncate=True)

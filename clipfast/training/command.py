@@ -1,0 +1,58 @@
+"""What ``python -m clipfast train`` does: read the configuration, train, say how it ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from clipfast.training.config import TrainConfig
+from clipfast.training.engine import Summary, train
+from clipfast.training.sources import merged, read_flags, read_toml
+
+SHOWN = 5
+
+
+def run(arguments: Sequence[str], resume: bool) -> tuple[list[str], int]:
+    """The lines to print at the end, and the exit status: as a shell's for a signal that came, 128 and its number."""
+    config = configured(arguments)
+    try:
+        summary = train(config, resume=resume)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"{error} Set chunk_size (gradient caching), model.gradient_checkpointing, or a smaller batch"
+        ) from error
+    status = 0 if summary.interrupted is None else 128 + summary.interrupted
+    return list(report(summary, config)) if first_process() else [], status
+
+
+def configured(arguments: Sequence[str]) -> TrainConfig:
+    """Of a TOML file, which comes first, and of flags, which replace single values. ConfigError says which key is wrong."""
+    file = list(arguments[:1]) if arguments and not arguments[0].startswith("--") else []
+    values = read_toml(Path(file[0])) if file else {}
+    return TrainConfig.from_values(merged(values, read_flags(arguments[len(file) :])))
+
+
+def report(summary: Summary, config: TrainConfig) -> Iterator[str]:
+    """How it ended."""
+    progress = summary.progress
+    if summary.interrupted is not None:
+        yield f"{summary.interrupted.name} came: stopped after step {progress.step}; --resume goes on from {summary.checkpoint}"
+    else:
+        yield f"{progress.step} steps, {summary.seconds:.0f} s, last loss {progress.loss:.4f}"
+    if progress.metrics:
+        yield ", ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+    if progress.overflows:
+        yield f"{progress.overflows} steps changed nothing, since their float16 gradients overflowed"
+    if progress.skipped:
+        yield f"{progress.skipped} pairs could not be read and were left out; {config.folder / 'log.jsonl'} names them:"
+        yield from (f"  {where}: {why}" for where, why in list(progress.named.items())[:SHOWN])
+    if summary.result is not None:
+        yield f"model: {summary.result}"
+
+
+def first_process() -> bool:
+    """Whether this is the process of a run that prints."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,55 @@
+"""Why a step is not finite: the first thing on the way from the pictures to the gradients that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from clipfast.models import CLIP
+from clipfast.training.processes import World
+
+ADVICE = {
+    "parameter": "an earlier step broke it: lower optimizer.learning_rate, or set optimizer.max_gradient_norm = 1.0",
+    "pictures": "a picture's pixels are not numbers: look at the file, and at what transforms it",
+    "scale": "lower optimizer.learning_rate; the scale is kept below 100 only while it is a number",
+    "image features": "the image tower overflowed: use precision bfloat16 or float32 in place of float16",
+    "text features": "the text tower overflowed: use precision bfloat16 or float32 in place of float16",
+    "gradient": "lower optimizer.learning_rate, set optimizer.max_gradient_norm = 1.0, or use a precision with more range",
+    "loss": "everything before it is finite: please report this as a defect of the loss, with the checkpoint",
+}
+
+
+class NotFiniteError(RuntimeError):
+    """A loss or a gradient is NaN or infinite; the message is the diagnosis."""
+
+
+def diagnose(model: CLIP, images: Tensor, features: Sequence[Tensor], world: World) -> str:
+    """One line: what is not finite first, in which process, and what to try. Every process must call it."""
+    causes = world.gather(next(_causes(model, images, features), None))
+    rank, (kind, found) = next((i, cause) for i, cause in enumerate(causes) if cause is not None)
+    where = f" in process {rank}" if world.size > 1 else ""
+    return f"{found}{where}. {ADVICE[kind]}"
+
+
+def _causes(model: CLIP, images: Tensor, features: Sequence[Tensor]) -> Iterator[tuple[str, str]]:
+    """In the order in which one would cause the next, each a key of ``ADVICE`` and a sentence."""
+    for name, parameter in model.named_parameters():
+        if count := _not_finite(parameter):
+            kind = "scale" if name == "logit_scale" else "parameter"
+            yield kind, f"the parameter {name} has {count} values of {parameter.numel()} that are not finite"
+    broken = (~images.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        yield "pictures", f"{len(broken)} of the batch's {len(images)} pictures, the first at place {broken[0]}, are not finite"
+    for name, value in zip(("image features", "text features", "scale"), features, strict=False):
+        if count := _not_finite(value):
+            yield name, f"{count} of {value.numel()} values of the {name} are not finite"
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and (count := _not_finite(parameter.grad)):
+            yield "gradient", f"the gradient of {name} has {count} values of {parameter.numel()} that are not finite"
+    yield "loss", "the loss alone is not finite"
+
+
+def _not_finite(values: Tensor) -> int:
+    return int((~torch.isfinite(values)).sum())
