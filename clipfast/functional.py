@@ -7,19 +7,31 @@ tensor with one element). Losses are float32, or float64 for float64 features. G
 every tensor scale and bias that asks for them; what is not asked for is not computed.
 
 ``backend`` forces one of ``clipfast.backends()``; ``workspace_bytes`` bounds the extra memory beside the gradients.
+
+``group``: a ``torch.distributed`` process group whose ranks call the loss together, each with its own part of the batch (of
+any size; row i still belongs to column i of the same rank, and ``targets`` to columns of the same rank). "mean" and "sum" then
+give every rank the value for the batch of all ranks; "none" gives the losses of its own rows. Gradients are those of the sum
+of the values on all ranks, which after the averaging of DDP or FSDP are one process's on the whole batch;
+``gradient_reduction="sum"`` counts a value that all ranks share once, for wrappers that sum. ``strategy``: "ring" passes the
+columns round, O(n D) memory on each rank; "gather" collects them, O(N D); "auto" gathers up to 256 MiB (docs/distributed.md).
+Scale, bias and all options must be the same on all ranks. Raises RuntimeError where a rank fails or does not come.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from clipfast import checks, reference, single
+from clipfast.distributed.call import Across, across
 from clipfast.ops import ops
 from clipfast.pairs import IGNORE_INDEX, match, number_of_pairs
 from clipfast.registry import SINGLE, requested
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 IMAGES_AND_TEXTS = ("image_features", "text_features")
 
@@ -51,6 +63,9 @@ def clip_loss(
     return_stats: bool = False,
     backend: str | None = None,
     workspace_bytes: int | None = None,
+    group: ProcessGroup | None = None,
+    strategy: str = "auto",
+    gradient_reduction: str = "mean",
 ) -> Tensor | tuple[Tensor, ClipStats]:
     """The symmetric cross-entropy of CLIP (Radford et al., 2021, figure 3). It replaces::
 
@@ -73,20 +88,22 @@ def clip_loss(
         checks.same_number(image_features, text_features, IMAGES_AND_TEXTS, advice)
     scale = checks.number(logit_scale, image_features, "logit_scale")
     bias = None if logit_bias is None else checks.number(logit_bias, image_features, "logit_bias")
-    name = requested(backend, image_features, text_features, reduction == "mean" and targets is None and not return_stats)
+    ranks = across(group, strategy, gradient_reduction)
+    plain = reduction == "mean" and targets is None and not return_stats
+    name = requested(backend, image_features, text_features, plain, ranks)
     m = image_features.shape[0]
     if name == SINGLE:
         loss = single.softmax_mean(image_features, text_features, scale, True, normalize)
     elif name == "reference":
         nll, state = _dense_clip(image_features, text_features, scale, targets, normalize, return_stats)
-        loss = _both_directions(nll, m, targets, reduction)
+        loss = _both_directions(nll, m, targets, reduction, ranks)
     else:
-        call = Softmax(image_features, text_features, scale, targets, True, normalize, workspace_bytes, name)
+        call = Softmax(image_features, text_features, scale, targets, True, normalize, workspace_bytes, name, ranks)
         if reduction == "mean":
             loss, state = call.mean(return_stats)
         else:
             nll, state = call.nll(return_stats)
-            loss = _both_directions(nll, m, targets, reduction)
+            loss = _both_directions(nll, m, targets, reduction, ranks)
     if bias is not None and bias.requires_grad:
         loss = loss + 0.0 * bias.to(loss.dtype)  # its gradient is 0, but it has one
     return (loss, _stats(state, m, targets, bias, loss.dtype)) if return_stats else loss
@@ -102,6 +119,9 @@ def info_nce_loss(
     reduction: str = "mean",
     backend: str | None = None,
     workspace_bytes: int | None = None,
+    group: ProcessGroup | None = None,
+    strategy: str = "auto",
+    gradient_reduction: str = "mean",
 ) -> Tensor:
     """InfoNCE (van den Oord et al., 2018) in one direction, M queries against K keys. It replaces::
 
@@ -119,15 +139,16 @@ def info_nce_loss(
             f"{queries.shape[0]} queries, but only {keys.shape[0]} keys; pass targets (M,) int64, each query's key"
         )
     scale = checks.number(logit_scale, queries, "logit_scale")
-    name = requested(backend, queries, keys, reduction == "mean" and targets is None)
+    ranks = across(group, strategy, gradient_reduction)
+    name = requested(backend, queries, keys, reduction == "mean" and targets is None, ranks)
     if name == SINGLE:
         return single.softmax_mean(queries, keys, scale, False, normalize)
     if name == "reference":
         match(targets, queries.shape[0], keys.shape[0], False, queries.device)
         nll = reference.cross_entropy(reference.logits(queries, keys, scale, normalize), targets)
-        return _reduce(nll, targets, reduction)
-    call = Softmax(queries, keys, scale, targets, False, normalize, workspace_bytes, name)
-    return call.mean()[0] if reduction == "mean" else _reduce(call.nll()[0], targets, reduction)
+        return _reduce(nll, targets, reduction, ranks)
+    call = Softmax(queries, keys, scale, targets, False, normalize, workspace_bytes, name, ranks)
+    return call.mean()[0] if reduction == "mean" else _reduce(call.nll()[0], targets, reduction, ranks)
 
 
 def nt_xent_loss(
@@ -139,6 +160,9 @@ def nt_xent_loss(
     reduction: str = "mean",
     backend: str | None = None,
     workspace_bytes: int | None = None,
+    group: ProcessGroup | None = None,
+    strategy: str = "auto",
+    gradient_reduction: str = "mean",
 ) -> Tensor:
     """SimCLR's NT-Xent (Chen et al., 2020, equation 1) over the 2N views of N samples. It replaces::
 
@@ -155,14 +179,15 @@ def nt_xent_loss(
     checks.same_number(z1, z2, names, "each sample needs its two views")
     scale = checks.number(temperature, z1, "temperature").reciprocal()
     views = torch.cat([z1, z2])
-    name = requested(backend, views, views, reduction == "mean")
+    ranks = across(group, strategy, gradient_reduction)
+    name = requested(backend, views, views, reduction == "mean", ranks)
     if name == SINGLE:
         return single.softmax_mean(views, None, scale, False, normalize)
     if name == "reference":
-        return _reduce(reference.nt_xent_nll(reference.logits(views, views, scale, normalize)), None, reduction)
+        return _reduce(reference.nt_xent_nll(reference.logits(views, views, scale, normalize)), None, reduction, ranks)
     partner = torch.arange(views.shape[0], device=views.device).roll(z1.shape[0])
-    call = Softmax(views, None, scale, partner, False, normalize, workspace_bytes, name)
-    return call.mean()[0] if reduction == "mean" else _reduce(call.nll()[0], None, reduction)
+    call = Softmax(views, None, scale, partner, False, normalize, workspace_bytes, name, ranks)
+    return call.mean()[0] if reduction == "mean" else _reduce(call.nll()[0], None, reduction, ranks)
 
 
 def siglip_loss(
@@ -175,6 +200,9 @@ def siglip_loss(
     reduction: str = "mean",
     backend: str | None = None,
     workspace_bytes: int | None = None,
+    group: ProcessGroup | None = None,
+    strategy: str = "auto",
+    gradient_reduction: str = "mean",
 ) -> Tensor:
     """The pairwise sigmoid loss of SigLIP (Zhai et al., 2023, algorithm 1). It replaces::
 
@@ -190,17 +218,19 @@ def siglip_loss(
     checks.same_number(image_features, text_features, IMAGES_AND_TEXTS, "the sigmoid loss takes them in pairs")
     scale = checks.number(logit_scale, image_features, "logit_scale")
     bias = checks.number(logit_bias, image_features, "logit_bias")
-    name = requested(backend, image_features, text_features, reduction == "mean")
+    ranks = across(group, strategy, gradient_reduction)
+    name = requested(backend, image_features, text_features, reduction == "mean", ranks)
     if name == SINGLE:
         return single.sigmoid_mean(image_features, text_features, scale, bias, normalize)
     if name == "reference":
         nll = reference.siglip_nll(reference.logits(image_features, text_features, scale, normalize) + bias)
-        return _reduce(nll, None, reduction)
+        return _reduce(nll, None, reduction, ranks)
     inputs = (image_features, text_features, scale, bias)
-    if reduction != "mean":
-        return _reduce(ops.sigmoid_nll(*inputs, normalize, workspace_bytes, name), None, reduction)
     wants = [_needs_grad(x) for x in inputs]
-    return ops.sigmoid_mean(*inputs, normalize, *wants, workspace_bytes, name)[0]
+    end = (*wants, workspace_bytes, name, ranks.group, ranks.strategy)
+    if reduction != "mean":
+        return _reduce(ops.sigmoid_nll(*inputs, normalize, *end)[0], None, reduction, ranks)
+    return ranks.total(ops.sigmoid_mean(*inputs, normalize, *end)[0])
 
 
 def _needs_grad(x: Tensor | None) -> bool:
@@ -218,48 +248,50 @@ class Softmax(NamedTuple):
     normalize: bool
     workspace_bytes: int | None
     backend: str
+    across: Across
 
     def mean(self, stats: bool = False) -> tuple[Tensor, Tensor]:
         """The mean over all lines, and their state."""
-        if not self.rows.is_cpu:
+        if not self.rows.is_cpu or self.across.group:
             # No exponentials are kept there, so that gradients at once would save nothing and hold memory through the step.
             nll, state = self.nll(stats)
-            return _mean(nll, self), state
-        *inputs, workspace_bytes, backend = self
-        wants = [_needs_grad(x) for x in (self.rows, self.cols, self.scale)]
-        loss, _, _, _, state = ops.softmax_mean(*inputs, stats, *wants, workspace_bytes, backend)
+            return _mean(nll, self.targets, 2 if self.both else 1, self.across), state
+        *inputs, workspace_bytes, backend, _ = self
+        loss, _, _, _, state = ops.softmax_mean(*inputs, stats, *self._wants(), workspace_bytes, backend)
         return loss, state
 
     def nll(self, stats: bool = False) -> tuple[Tensor, Tensor]:
         """The loss of every line, and their state."""
-        *inputs, workspace_bytes, backend = self
-        keep = any(_needs_grad(x) for x in (self.rows, self.cols, self.scale))
-        return ops.softmax_nll(*inputs, stats, keep, workspace_bytes, backend)[:2]
+        *inputs, workspace_bytes, backend, (group, strategy, _) = self
+        return ops.softmax_nll(*inputs, stats, *self._wants(), workspace_bytes, backend, group, strategy)[:2]
+
+    def _wants(self) -> list[bool]:
+        return [_needs_grad(x) for x in (self.rows, self.cols, self.scale)]
 
 
-def _mean(nll: Tensor, call: Softmax) -> Tensor:
-    return nll.mean() if call.targets is None else nll.sum() / (_pairs(nll.shape[0], call.targets) * (2 if call.both else 1))
+def _mean(nll: Tensor, targets: Tensor | None, directions: int, across: Across) -> Tensor:
+    """Over the lines that have a positive; the others' losses are 0."""
+    if targets is None and not across.group:
+        return nll.mean()
+    lines = nll.new_full((), nll.shape[0]) if targets is None else (targets != IGNORE_INDEX).sum() * directions
+    total, count = across.total(torch.stack([nll.sum().double(), lines.double()])).unbind()
+    if targets is not None and targets.is_cpu:
+        number_of_pairs(int(count))  # 0 pairs are NaN where the host must not look
+    return (total / count).to(nll.dtype)
 
 
-def _pairs(number: int, targets: Tensor | None) -> int | Tensor:
-    if targets is None:
-        return number
-    count = (targets != IGNORE_INDEX).sum()
-    return number_of_pairs(int(count)) if targets.is_cpu else count  # 0 pairs are NaN where the host must not look
-
-
-def _reduce(nll: Tensor, targets: Tensor | None, reduction: str) -> Tensor:
+def _reduce(nll: Tensor, targets: Tensor | None, reduction: str, across: Across) -> Tensor:
     if reduction == "none":
         return nll
-    return nll.sum() if reduction == "sum" else nll.sum() / _pairs(nll.shape[0], targets)
+    return across.total(nll.sum()) if reduction == "sum" else _mean(nll, targets, 1, across)
 
 
-def _both_directions(nll: Tensor, m: int, targets: Tensor | None, reduction: str) -> Tensor:
+def _both_directions(nll: Tensor, m: int, targets: Tensor | None, reduction: str, across: Across) -> Tensor:
     """Reduce the losses of all lines, the M images' and then the texts'."""
     if reduction == "mean":
-        return nll.mean() if targets is None else nll.sum() / (2 * _pairs(m, targets))
+        return _mean(nll, targets, 2, across)
     if reduction == "sum":
-        return nll.sum() / 2
+        return across.total(nll.sum() / 2)
     rows, cols = nll[:m], nll[m:]
     return (rows + (cols if targets is None else _at(cols, targets))) / 2
 

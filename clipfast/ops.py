@@ -3,6 +3,9 @@
 ``*_mean`` give the mean loss and, in the same call, the gradients that are wanted; their backward only scales them.
 ``*_nll`` give the losses one by one, and ``*_nll_grad`` the gradients of any weighted sum of those. All take features of
 one dtype and a 0-d ``scale``, and give float32 (float64 for float64 features); an unwanted gradient is an empty tensor.
+
+With the name of a process group they exchange columns with its ranks: rows, columns, losses and gradients are this rank's,
+gradients those of the sum of all ranks' losses. ``sizes`` saves the backward call from asking for the ranks' batches again.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ import torch
 from torch import Tensor
 
 from clipfast import sigmoid, softmax
+from clipfast.distributed.call import connect, group_sum, ranks
+from clipfast.distributed.exchange import Alone, Exchange
 from clipfast.epilogue import Gradients
 from clipfast.pairs import compute_dtype, number_of_pairs
 from clipfast.products import Wanted
-from clipfast.registry import resolve
+from clipfast.registry import FLOATS, resolve
 from clipfast.sweep import Sweep
 from clipfast.tiling import Budget
 
@@ -26,16 +31,20 @@ _SOFTMAX = "Tensor rows, Tensor? cols, Tensor scale, Tensor? targets, bool both,
 _SIGMOID = "Tensor rows, Tensor cols, Tensor scale, Tensor bias, bool normalize"
 _WANTS = "bool want_rows, bool want_cols, bool want_scale"
 _END = "int? workspace_bytes, str backend"
+_GROUP = "str group, str strategy"
 _library = torch.library.Library("clipfast", "DEF")
 for _schema in (
     f"softmax_mean({_SOFTMAX}, bool best, {_WANTS}, {_END}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    f"softmax_nll({_SOFTMAX}, bool best, bool keep, {_END}) -> (Tensor nll, Tensor state, Tensor shift, Tensor kept)",
-    f"softmax_nll_grad(Tensor grad, {_SOFTMAX}, Tensor nll, Tensor state, Tensor shift, Tensor kept, {_WANTS}, {_END}) "
-    "-> (Tensor, Tensor, Tensor)",
-    f"sigmoid_mean({_SIGMOID}, {_WANTS}, bool want_bias, {_END}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    f"sigmoid_nll({_SIGMOID}, {_END}) -> Tensor",
-    f"sigmoid_nll_grad(Tensor grad, {_SIGMOID}, {_WANTS}, bool want_bias, {_END}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"softmax_nll({_SOFTMAX}, bool best, {_WANTS}, {_END}, {_GROUP}) "
+    "-> (Tensor nll, Tensor state, Tensor shift, Tensor kept, Tensor sizes)",
+    f"softmax_nll_grad(Tensor grad, {_SOFTMAX}, Tensor nll, Tensor state, Tensor shift, Tensor kept, Tensor sizes, {_WANTS}, "
+    f"{_END}, {_GROUP}) -> (Tensor, Tensor, Tensor)",
+    f"sigmoid_mean({_SIGMOID}, {_WANTS}, bool want_bias, {_END}, {_GROUP}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"sigmoid_nll({_SIGMOID}, {_WANTS}, bool want_bias, {_END}, {_GROUP}) -> (Tensor nll, Tensor sizes)",
+    f"sigmoid_nll_grad(Tensor grad, {_SIGMOID}, Tensor sizes, {_WANTS}, bool want_bias, {_END}, {_GROUP}) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
     "scaled(Tensor gradient, Tensor grad, Tensor like) -> Tensor",
+    "group_sum(Tensor share, str group, int factor) -> Tensor",
 ):
     _library.define(_schema)
 ops = torch.ops.clipfast
@@ -85,7 +94,9 @@ def _state(lines: softmax.Lines) -> Tensor:
 def _softmax_mean(
     rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, want_scale, workspace_bytes, backend
 ):
-    sweep = Sweep.over(*resolve(backend, rows).widened(rows, cols), scale, targets, both, normalize, workspace_bytes, backend)
+    exchange = Alone(rows.shape[0], (rows if cols is None else cols).shape[0])
+    rows, cols = resolve(backend, rows).widened(rows, cols)
+    sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend, exchange)
     wanted, dtype = Wanted(want_rows, want_cols, want_scale), sweep.pairs.dtype
     kept = sweep.kept(wanted.any)
     lines = softmax.forward(sweep, kept, best)
@@ -100,19 +111,26 @@ def _softmax_mean(
 
 
 @_kernel("softmax_nll")
-def _softmax_nll(rows, cols, scale, targets, both, normalize, best, keep, workspace_bytes, backend):
-    sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend)
-    kept = sweep.kept(keep)
+def _softmax_nll(
+    rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, want_scale, workspace_bytes, backend, group,
+    strategy,
+):  # fmt: skip
+    wanted = Wanted(want_rows, want_cols, want_scale)
+    options = {"directions": 1 + both, "normalize": normalize, "return_stats": best}
+    exchange = _exchange(group, strategy, rows, cols, wanted, options, scale=scale)
+    sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend, exchange)
+    kept = sweep.kept(wanted.any)
     lines = softmax.forward(sweep, kept, best)
-    return lines.nll.to(sweep.pairs.dtype), _state(lines), lines.shift, kept
+    return lines.nll.to(sweep.pairs.dtype), _state(lines), lines.shift, kept, exchange.sizes
 
 
 @_kernel("softmax_nll_grad")
 def _softmax_nll_grad(
-    grad, rows, cols, scale, targets, both, normalize, nll, state, shift, kept, want_rows, want_cols, want_scale,
-    workspace_bytes, backend,
+    grad, rows, cols, scale, targets, both, normalize, nll, state, shift, kept, sizes, want_rows, want_cols, want_scale,
+    workspace_bytes, backend, group, strategy,
 ):  # fmt: skip
-    sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend)
+    exchange = connect(group, strategy, rows, rows if cols is None else cols, sizes=sizes)
+    sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend, exchange)
     wanted = Wanted(want_rows, want_cols, want_scale)
     share = grad.double().contiguous()
     g = softmax.backward(sweep, wanted, share, nll.double(), state[0], shift, kept, consume=False, dtype=rows.dtype)
@@ -120,34 +138,56 @@ def _softmax_nll_grad(
 
 
 @_kernel("sigmoid_mean")
-def _sigmoid_mean(rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
-    rows, cols = resolve(backend, rows).widened(rows, cols)
-    share = rows.new_full((rows.shape[0],), 1 / rows.shape[0], dtype=torch.float64)
+def _sigmoid_mean(
+    rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend, group, strategy
+):  # fmt: skip
     wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
+    exchange = _exchange(group, strategy, rows, cols, wanted, {"normalize": normalize}, scale=scale, bias=bias)
+    rows, cols = resolve(backend, rows).widened(rows, cols)
+    share = rows.new_full((rows.shape[0],), 1 / exchange.total_rows(), dtype=torch.float64)
     dtype = compute_dtype(rows.dtype)
-    loss, gradients = _sigmoid(share, rows, cols, scale, bias, normalize, wanted, dtype, workspace_bytes, backend)
-    return loss.mean().to(dtype), *gradients
+    sweep = Sweep.over(rows, cols, scale, None, True, normalize, workspace_bytes, backend, exchange)
+    loss, g, by_bias = sigmoid.run(sweep, bias, share, wanted, dtype)
+    return (loss.sum() / exchange.total_rows()).to(dtype), *_sigmoid_gradients(sweep, dtype, scale, bias, g, by_bias, wanted)
 
 
 @_kernel("sigmoid_nll")
-def _sigmoid_nll(rows, cols, scale, bias, normalize, workspace_bytes, backend):
-    nothing = Wanted(False, False, False)
-    loss, _ = _sigmoid(None, rows, cols, scale, bias, normalize, nothing, rows.dtype, workspace_bytes, backend)
-    return loss.to(compute_dtype(rows.dtype))
+def _sigmoid_nll(
+    rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend, group, strategy
+):  # fmt: skip
+    wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
+    exchange = _exchange(group, strategy, rows, cols, wanted, {"normalize": normalize}, scale=scale, bias=bias)
+    sweep = Sweep.over(rows, cols, scale, None, True, normalize, workspace_bytes, backend, exchange)
+    loss, _, _ = sigmoid.run(sweep, bias, None, Wanted(False, False, False), rows.dtype)
+    return loss.to(compute_dtype(rows.dtype)), exchange.sizes
 
 
 @_kernel("sigmoid_nll_grad")
 def _sigmoid_nll_grad(
-    grad, rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend
-):
-    wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
-    return _sigmoid(grad, rows, cols, scale, bias, normalize, wanted, rows.dtype, workspace_bytes, backend)[1]
+    grad, rows, cols, scale, bias, normalize, sizes, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend,
+    group, strategy,
+):  # fmt: skip
+    wanted, exchange = Wanted(want_rows, want_cols, want_scale, want_bias), connect(group, strategy, rows, cols, sizes=sizes)
+    sweep = Sweep.over(rows, cols, scale, None, True, normalize, workspace_bytes, backend, exchange)
+    _, g, by_bias = sigmoid.run(sweep, bias, grad, wanted, rows.dtype)
+    return _sigmoid_gradients(sweep, rows.dtype, scale, bias, g, by_bias, wanted)
 
 
-def _sigmoid(row_weight, rows, cols, scale, bias, normalize, wanted, dtype, workspace_bytes, backend):
-    sweep = Sweep.over(rows, cols, scale, None, True, normalize, workspace_bytes, backend)
-    loss, g, by_bias = sigmoid.run(sweep, bias, row_weight, wanted, dtype)
-    return loss, (*_out(sweep, dtype, g), _scalar(scale, g.scale), _scalar(bias, by_bias if wanted.bias else None))
+def _sigmoid_gradients(sweep, dtype, scale, bias, g: Gradients, by_bias: Tensor, wanted: Wanted) -> tuple[Tensor, ...]:
+    return *_out(sweep, dtype, g), _scalar(scale, g.scale), _scalar(bias, by_bias if wanted.bias else None)
+
+
+def _exchange(group, strategy, rows, cols, wanted: Wanted, options: dict[str, float], **scalars: Tensor) -> Exchange:
+    """The ranks of a forward call, which must agree on everything but their batches."""
+    bits = sum(want << i for i, want in enumerate((wanted.rows, wanted.cols, wanted.scale, wanted.bias)))
+    options["gradients wanted (1 for rows, 2 columns, 4 scale, 8 bias)"] = bits
+    options[f"dtype (an index of {FLOATS})"] = FLOATS.index(rows.dtype)
+    return connect(group, strategy, rows, rows if cols is None else cols, options, scalars)
+
+
+@_kernel("group_sum")
+def _group_sum(share, group, factor):
+    return group_sum(share, group)
 
 
 @_kernel("scaled")
@@ -167,41 +207,61 @@ def _(rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, w
     return rows.new_empty((), dtype=compute_dtype(rows.dtype)), *gradients, rows.new_empty(3, lines, dtype=torch.float64)
 
 
+def _sizes(group: str) -> Tensor:
+    """As ``Exchange.sizes``."""
+    return torch.empty((2, ranks(group)) if group else 0, dtype=torch.int64)
+
+
 @torch.library.register_fake("clipfast::softmax_nll")
-def _(rows, cols, scale, targets, both, normalize, best, keep, workspace_bytes, backend):
+def _(
+    rows, cols, scale, targets, both, normalize, best, want_rows, want_cols, want_scale, workspace_bytes, backend, group,
+    strategy,
+):  # fmt: skip
     dtype = compute_dtype(rows.dtype)
     m, n = rows.shape[0], (rows if cols is None else cols).shape[0]
     copied = rows.numel() if cols is None else 0
-    kept = (
-        Budget(workspace_bytes, dtype.itemsize, int(rows.shape[1]), rows.device.type).kept_elements(m, n, copied) if keep else 0
-    )
+    budget = Budget(workspace_bytes, dtype.itemsize, int(rows.shape[1]), rows.device.type)
+    keep = (want_rows or want_cols or want_scale) and not group
     lines = m + n if both else m
     state, shift = rows.new_empty(3, lines, dtype=torch.float64), rows.new_empty((), dtype=torch.float64)
-    return rows.new_empty(lines, dtype=dtype), state, shift, rows.new_empty(kept, dtype=dtype)
+    kept = rows.new_empty(budget.kept_elements(m, n, copied) if keep else 0, dtype=dtype)
+    return rows.new_empty(lines, dtype=dtype), state, shift, kept, _sizes(group)
 
 
 @torch.library.register_fake("clipfast::softmax_nll_grad")
 def _(
-    grad, rows, cols, scale, targets, both, normalize, nll, state, shift, kept, want_rows, want_cols, want_scale,
-    workspace_bytes, backend,
+    grad, rows, cols, scale, targets, both, normalize, nll, state, shift, kept, sizes, want_rows, want_cols, want_scale,
+    workspace_bytes, backend, group, strategy,
 ):  # fmt: skip
     return tuple(_fakes((rows, want_rows), (rows if cols is None else cols, want_cols), (scale, want_scale)))
 
 
 @torch.library.register_fake("clipfast::sigmoid_mean")
-def _(rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
+def _(
+    rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend, group, strategy
+):  # fmt: skip
     loss = rows.new_empty((), dtype=compute_dtype(rows.dtype))
     return loss, *_fakes((_wide(rows), want_rows), (_wide(cols), want_cols), (scale, want_scale), (bias, want_bias))
 
 
 @torch.library.register_fake("clipfast::sigmoid_nll")
-def _(rows, cols, scale, bias, normalize, workspace_bytes, backend):
-    return rows.new_empty(rows.shape[0], dtype=compute_dtype(rows.dtype))
+def _(
+    rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend, group, strategy
+):  # fmt: skip
+    return rows.new_empty(rows.shape[0], dtype=compute_dtype(rows.dtype)), _sizes(group)
 
 
 @torch.library.register_fake("clipfast::sigmoid_nll_grad")
-def _(grad, rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend):
+def _(
+    grad, rows, cols, scale, bias, normalize, sizes, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend,
+    group, strategy,
+):  # fmt: skip
     return tuple(_fakes((rows, want_rows), (cols, want_cols), (scale, want_scale), (bias, want_bias)))
+
+
+@torch.library.register_fake("clipfast::group_sum")
+def _(share, group, factor):
+    return torch.empty_like(share)
 
 
 @torch.library.register_fake("clipfast::scaled")
@@ -227,24 +287,25 @@ def _softmax_setup(ctx, inputs, output) -> None:
 
 def _softmax_backward(ctx, grad, *_):
     if grad is None:
-        return (None,) * 10
+        return (None,) * 14
     saved, wants = ctx.saved_tensors, ctx.needs_input_grad[:3]
-    both, normalize, _, _, *end = ctx.options
+    both, normalize, _, _, _, _, *end = ctx.options
     gradients = ops.softmax_nll_grad(grad, *saved[:4], both, normalize, *saved[4:], *wants, *end)
-    return *_given(wants, gradients, saved), *[None] * 7
+    return *_given(wants, gradients, saved), *[None] * 11
 
 
 def _sigmoid_setup(ctx, inputs, output) -> None:
-    _save(ctx, inputs, 4, (output,))
+    _save(ctx, inputs, 4, output)
 
 
-def _sigmoid_backward(ctx, grad):
+def _sigmoid_backward(ctx, grad, _):
     if grad is None:
-        return (None,) * 7
-    saved, wants = ctx.saved_tensors[:4], ctx.needs_input_grad[:4]
-    normalize, *end = ctx.options
-    gradients = ops.sigmoid_nll_grad(grad, *saved, normalize, *wants, *end)
-    return *_given(wants, gradients, saved), *[None] * 3
+        return (None,) * 13
+    *saved, _, sizes = ctx.saved_tensors
+    wants = ctx.needs_input_grad[:4]
+    normalize, _, _, _, _, *end = ctx.options
+    gradients = ops.sigmoid_nll_grad(grad, *saved, normalize, sizes, *wants, *end)
+    return *_given(wants, gradients, saved), *[None] * 9
 
 
 def _mean_setup(ctx, inputs, output, places: int) -> None:
@@ -274,6 +335,14 @@ def _scale(gradient: Tensor, grad: Tensor, like: Tensor) -> Tensor:
     return ops.scaled(gradient, grad, like)  # an operator, so that a second derivative is an error and not a silent zero
 
 
+def _sum_setup(ctx, inputs, output) -> None:
+    ctx.factor = inputs[2]
+
+
+def _sum_backward(ctx, grad):
+    return grad * ctx.factor, None, None
+
+
 def _no_second_derivative(ctx, *_):
     raise RuntimeError(
         "clipfast's fused losses have no second derivative (create_graph=True); use backend='reference', which is "
@@ -287,6 +356,7 @@ def _register(name: str, backward: Callable, setup: Callable | None = None) -> N
 
 _register("softmax_nll", _softmax_backward, _softmax_setup)
 _register("sigmoid_nll", _sigmoid_backward, _sigmoid_setup)
+_register("group_sum", _sum_backward, _sum_setup)
 _register("softmax_mean", _mean_backward, lambda ctx, inputs, output: _mean_setup(ctx, inputs, output, places=3))
 _register("sigmoid_mean", _mean_backward, lambda ctx, inputs, output: _mean_setup(ctx, inputs, output, places=4))
 for _name in ("softmax_nll_grad", "sigmoid_nll_grad", "scaled"):

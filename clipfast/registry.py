@@ -18,6 +18,7 @@ from torch import Tensor
 from clipfast import native
 
 if TYPE_CHECKING:
+    from clipfast.distributed.call import Across
     from clipfast.tiles.torch_tiles import TorchTiles
 
 log = logging.getLogger("clipfast")
@@ -125,12 +126,17 @@ def backends() -> dict[str, str | None]:
     return {name: why_not(None) for name, why_not in _WHY_NOT.items()}
 
 
-def requested(name: str | None, rows: Tensor, cols: Tensor, plain: bool) -> str:
+def requested(name: str | None, rows: Tensor, cols: Tensor, plain: bool, across: Across) -> str:
     """The backend that a public loss asks its operator for: ``name`` or AUTO; SINGLE or "reference" for small batches.
 
     ``plain``: the mean loss, row i with column i, nothing else asked for. No predicate runs here: under torch.compile
     they belong inside the operator, which resolves the name.
     """
+    if across.group:
+        if name == "reference":
+            raise ValueError("backend='reference' is dense and runs in one process; with a group pass another, or None")
+        if name is None:
+            return AUTO  # for small batches too: the other ranks' columns are not here
     if name is None:
         # A compiled graph serves every batch size, so it must not branch on the size.
         small = not torch.compiler.is_compiling() and rows.shape[0] * cols.shape[0] <= SMALL

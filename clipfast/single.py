@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from clipfast.distributed.call import Across
 from clipfast.ops import ops
 
 _cpu = torch.ops.clipfast_cpu
@@ -97,7 +98,7 @@ def _swept(
 ) -> tuple[Any, ...]:
     end = (None, "cpu")
     if bias is not None:
-        return ops.sigmoid_mean(rows, cols, scale, bias, kind.normalize, *wants, *end)
+        return ops.sigmoid_mean(rows, cols, scale, bias, kind.normalize, *wants, *end, *Across()[:2])
     partner = torch.arange(rows.shape[0]).roll(rows.shape[0] // 2) if kind.views else None
     results = ops.softmax_mean(rows, cols, scale, partner, kind.both, kind.normalize, False, *wants[:3], *end)
     return *results[:4], None

@@ -34,13 +34,30 @@ LN2 = math.log(2)
 
 @dataclass
 class Sums:
-    """Pass 1's results in units of exp(shift): of this rank's rows, and of the columns of ``pairs``. A triangle's are one."""
+    """Pass 1's results in units of exp(shift): sums and, where asked for, largest of the rows and of the columns of ``pairs``.
+
+    A triangle's columns are its rows; where columns have no softmax, ``cols`` is empty.
+    """
 
     pairs: Pairs
-    row_sum: Tensor
-    row_best: Tensor | None
-    col_sum: Tensor | None
-    col_best: Tensor | None
+    rows: list[Tensor]
+    cols: list[Tensor]
+
+    @property
+    def row_sum(self) -> Tensor:
+        return self.rows[0]
+
+    @property
+    def row_best(self) -> Tensor | None:
+        return self.rows[1] if len(self.rows) > 1 else None
+
+    @property
+    def col_sum(self) -> Tensor | None:
+        return self.cols[0] if self.cols else None
+
+    @property
+    def col_best(self) -> Tensor | None:
+        return self.cols[1] if len(self.cols) > 1 else None
 
     def wants_cols(self, tile: Tile) -> bool:
         return self.col_sum is not None and self.pairs.feeds_columns(tile)
@@ -60,7 +77,7 @@ class Shares(NamedTuple):
 
 @dataclass
 class Weights:
-    """Pass 2's weights ``W_ij = e_ij (u_i + v_j)``, u and v the factors, and the shift of pass 1 (0-d, EXACT for the exact path)."""
+    """Pass 2's weights ``W_ij = e_ij (u_i + v_j)``, u and v the factors; pass 1's shift (0-d) is EXACT for the exact path."""
 
     shift: Tensor
     rows: Shares
@@ -136,8 +153,7 @@ def _negatives(sweep: Sweep, kept: Tensor, best: bool) -> tuple[Tensor, Tensor, 
     rows = [out.new(pairs.shape[0], pairs.row_factor) for out in _results(pairs, best)]
 
     def visit(block: Visit) -> None:
-        cols = rows if block.pairs.triangle else block.outs
-        sums = Sums(block.pairs, *(lines[i] if i < len(lines) else None for lines in (rows, cols) for i in range(2)))
+        sums = Sums(block.pairs, rows, rows if block.pairs.triangle else block.outs)
         for tile in sweep.tiles(block.pairs):
             sweep.ops.exp_sums(block.pairs, tile, shift, sums, workspace)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from clipfast.distributed.exchange import Alone, Exchange, Out
+from clipfast.distributed.exchange import Exchange, Out
 from clipfast.pairs import Pairs, prepare
 from clipfast.registry import resolve
 from clipfast.tiling import TILE_SIDE, Budget, Tile, Workspace, longest, tiles
@@ -37,11 +37,10 @@ class Sweep:
     @classmethod
     def over(
         cls, rows: Tensor, cols: Tensor | None, scale: Tensor, targets: Tensor | None, both: bool, normalize: bool,
-        workspace_bytes: int | None, backend: str, exchange: Exchange | None = None,
+        workspace_bytes: int | None, backend: str, exchange: Exchange,
     ) -> Sweep:  # fmt: skip
         """The pairs of ``rows`` with ``cols`` (None: with themselves), on ``backend``."""
         ops = resolve(backend, rows)
-        exchange = exchange or Alone(rows.shape[0], (rows if cols is None else cols).shape[0])
         pairs = prepare(rows, cols, scale, targets, both, normalize, ops, exchange)
         budget = Budget(workspace_bytes, pairs.rows.x.dtype.itemsize, rows.shape[1], rows.device.type)
         return cls(pairs, ops, budget, exchange)

@@ -193,16 +193,28 @@ def test_autocast_promotes_the_narrower_tower(loss: Loss, narrow: torch.dtype) -
 
 
 @pytest.mark.parametrize("name", ["ClipLoss", "SigLipLoss"])
-def test_modules_have_open_clips_results_and_name_what_is_missing(name: str) -> None:
+def test_modules_have_open_clips_results_and_need_a_process_group(name: str) -> None:
     module = getattr(clipfast, name)
     scalars = (10.0,) if name == "ClipLoss" else (10.0, -10.0)
     value = module()(A, B, *scalars)
     assert module(rank=0, world_size=1)(A, B, *scalars, output_dict=True) == {"contrastive_loss": value}
-    with pytest.raises(NotImplementedError, match=rf"{name}\(world_size=2\): losses across processes are not in this version"):
+    with pytest.raises(RuntimeError, match=rf"{name}\(world_size=2\) needs torch.distributed.init_process_group first"):
         module(world_size=2)
 
 
-def test_horovod_is_not_in_this_version() -> None:
-    with pytest.raises(NotImplementedError, match="use_horovod=True"):
+def test_horovod_is_refused() -> None:
+    with pytest.raises(ValueError, match="use_horovod=True"):
         clipfast.ClipLoss(use_horovod=True)
     assert isinstance(clipfast.ClipLoss(True, True, True), torch.nn.Module)
+
+
+@each_loss
+def test_the_distributed_arguments(loss: Loss) -> None:
+    for wrong, message in (
+        ({"strategy": "tree"}, "strategy='tree' is unknown; accepted: auto, ring, gather"),
+        ({"gradient_reduction": "max"}, "gradient_reduction='max' is unknown; accepted: mean, sum"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call(loss, A, B, **wrong)
+    with pytest.raises(TypeError, match="group must be a torch.distributed ProcessGroup.*got str"):
+        call(loss, A, B, group="world")

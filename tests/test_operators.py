@@ -19,6 +19,8 @@ def case(m: int = 20, n: int = 20, d: int = 8, dtype: torch.dtype = torch.float3
     return a, b, scale, bias
 
 
+ALONE = ("", "auto")  # no process group
+
 FORWARD = {
     # name: (rows, columns, targets, both, normalize, best, keep); no columns: NT-Xent's triangle
     "clip": (20, 20, None, True, False, False, True),
@@ -33,14 +35,15 @@ FORWARD = {
 def softmax_arguments(name: str, backend: str, dtype: torch.dtype, grad: bool):
     m, n, targets, both, normalize, best, keep = FORWARD[name]
     a, b, scale, _ = case(m, n or m, dtype=dtype, grad=grad)
-    return a, None if n is None else b, scale, targets, both, normalize, best, keep, BYTES, backend
+    wants = (keep, keep and n is not None, keep)
+    return a, None if n is None else b, scale, targets, both, normalize, best, *wants, BYTES, backend
 
 
 @pytest.mark.parametrize("backend", SWEEPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", FORWARD)
 def test_softmax_nll(name: str, dtype: torch.dtype, backend: str) -> None:
-    torch.library.opcheck(ops.softmax_nll.default, softmax_arguments(name, backend, dtype, FORWARD[name][-1]))
+    torch.library.opcheck(ops.softmax_nll.default, (*softmax_arguments(name, backend, dtype, FORWARD[name][-1]), *ALONE))
 
 
 @pytest.mark.parametrize("backend", SWEEPS)
@@ -49,9 +52,9 @@ def test_softmax_nll(name: str, dtype: torch.dtype, backend: str) -> None:
 def test_softmax_nll_grad(name: str, wants: tuple[bool, bool, bool], backend: str) -> None:
     rows, cols, scale, targets, both, normalize, *_, bytes_, backend = softmax_arguments(name, backend, torch.float32, False)
     wants = wants if cols is not None else (wants[0], False, wants[2])
-    saved = ops.softmax_nll(*softmax_arguments(name, backend, torch.float32, False))
+    saved = ops.softmax_nll(*softmax_arguments(name, backend, torch.float32, False), *ALONE)
     upstream = torch.rand_like(saved[0])
-    arguments = (upstream, rows, cols, scale, targets, both, normalize, *saved, *wants, bytes_, backend)
+    arguments = (upstream, rows, cols, scale, targets, both, normalize, *saved, *wants, bytes_, backend, *ALONE)
     torch.library.opcheck(ops.softmax_nll_grad.default, arguments)
 
 
@@ -59,9 +62,7 @@ def test_softmax_nll_grad(name: str, wants: tuple[bool, bool, bool], backend: st
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", FORWARD)
 def test_softmax_mean(name: str, dtype: torch.dtype, backend: str) -> None:
-    *arguments, keep, bytes_, backend = softmax_arguments(name, backend, dtype, FORWARD[name][-1])
-    wants = (keep, keep and arguments[1] is not None, keep)
-    torch.library.opcheck(ops.softmax_mean.default, (*arguments, *wants, bytes_, backend))
+    torch.library.opcheck(ops.softmax_mean.default, softmax_arguments(name, backend, dtype, FORWARD[name][-1]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -74,9 +75,10 @@ def test_scaled(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_sigmoid_operators(dtype: torch.dtype, normalize: bool, backend: str) -> None:
     arguments = case(dtype=dtype)
-    torch.library.opcheck(ops.sigmoid_nll.default, (*arguments, normalize, BYTES, backend))
+    torch.library.opcheck(ops.sigmoid_nll.default, (*arguments, normalize, *[True] * 4, BYTES, backend, *ALONE))
     for wants in ((True, True, True, True), (False, True, False, False)):
         leaves = [x.detach().requires_grad_(w) for x, w in zip(arguments, wants, strict=True)]
-        torch.library.opcheck(ops.sigmoid_mean.default, (*leaves, normalize, *wants, BYTES, backend))
+        torch.library.opcheck(ops.sigmoid_mean.default, (*leaves, normalize, *wants, BYTES, backend, *ALONE))
         fixed = [x.detach() for x in arguments]
-        torch.library.opcheck(ops.sigmoid_nll_grad.default, (torch.rand(20), *fixed, normalize, *wants, BYTES, backend))
+        end = (normalize, torch.empty(0, dtype=torch.int64), *wants, BYTES, backend, *ALONE)
+        torch.library.opcheck(ops.sigmoid_nll_grad.default, (torch.rand(20), *fixed, *end))

@@ -35,23 +35,28 @@ class Out(NamedTuple):
 class Exchange(Protocol):
     """The ranks of a call, each with rows and columns of its own; every rank sweeps its rows against all columns."""
 
-    ranks: int
-    extent: int
-    """The most rows or columns that all ranks have together."""
-    blocks: tuple[int, ...]
-    """Columns of each block that a tour shows."""
-    sizes: Tensor
-    """(2, ranks) int64 on the CPU: each rank's rows and columns; empty for a process alone."""
+    @property
+    def ranks(self) -> int: ...
+
+    @property
+    def extent(self) -> int:
+        """The most rows or columns that all ranks have together."""
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Columns of each block that a tour shows."""
+
+    @property
+    def sizes(self) -> Tensor:
+        """(2, ranks) int64 on the CPU: each rank's rows and columns; empty for a process alone."""
 
     def tour(self, carried: tuple[Tensor, ...], outs: Sequence[Out], show: Show) -> list[Tensor]:
         """Show every rank's ``carried`` to every rank; of each out, what all ranks left at this rank's own columns."""
-        ...
 
     def total_rows(self) -> int: ...
 
     def largest(self, value: Tensor) -> Tensor:
         """The largest of the ranks' values; NaN counts as infinity."""
-        ...
 
 
 class Alone:

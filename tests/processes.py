@@ -1,4 +1,4 @@
-"""Functions run by two processes under gloo, which end with the first error instead of waiting for each other."""
+"""Functions run by several processes under gloo, which end with the first error instead of waiting for each other."""
 
 from __future__ import annotations
 
