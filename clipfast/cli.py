@@ -1,4 +1,4 @@
-"""The command line: doctor, bench, demo, train, classify."""
+"""The command line: doctor, bench, plan, demo, train, classify."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
+
+from clipfast.plan.command import plan
 
 if TYPE_CHECKING:
     from clipfast.classify import Result
@@ -84,6 +86,9 @@ def bench(
     if plot is not None:
         write_picture(plot, machine, found)
         console.print(f"picture: {plot}")
+
+
+app.command()(plan)
 
 
 @app.command()

@@ -1,0 +1,117 @@
+"""The machine's figures measured where the command runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipfast.bench.cases import features, fused
+from clipfast.bench.measure import available_bytes, product_rates, step
+from clipfast.gemm import cpu_gemm
+from clipfast.plan import operations
+from clipfast.plan.machine import MEASURED, Machine
+from clipfast.plan.problem import Problem
+from clipfast.tiling import SMALLEST_SIDE
+
+RUNS = 5
+BATCH = {"cpu": 3072, "cuda": 65_536}
+"""Pairs of the step whose share of the product rate is taken: beyond the batches that run as one tile."""
+OVERHEAD_PAIRS, OVERHEAD_DIM = 1024, 8
+COPIED_BYTES = {"cpu": 2**27, "cuda": 2**31}
+LINK_SECONDS = 60.0
+
+
+def measured(machine: Machine, loss: str, dim: int, dtype: str) -> Machine:
+    """``machine`` with every figure that this machine can tell; links need two processes on the CPU, or two GPUs."""
+    kind = getattr(torch, dtype)
+    rate = _product_rate(machine.device, dim, kind)
+    overhead = _tile_seconds(machine.device, loss, kind)
+    figures: dict[str, Any] = {
+        "product_tflops": rate / 1e12,
+        "tile_us": overhead * 1e6,
+        "sweep_share": _share(machine.device, loss, dim, dtype, rate, overhead),
+        "copy_gb_s": _copy_rate(machine.device) / 1e9,
+        "memory_gib": _memory(machine.device) / 2**30,
+    }
+    if machine.device == "cpu" or torch.cuda.device_count() > 1:
+        figures |= link(machine.device)
+    return machine.updated(MEASURED, **figures)
+
+
+def timed(run: Callable[[], object], device: str) -> float:
+    """Median seconds of a run, after one that does not count."""
+    times = [_seconds(run, device) for _ in range(RUNS + 1)]
+    return statistics.median(times[1:])
+
+
+def _seconds(run: Callable[[], object], device: str) -> float:
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _product_rate(device: str, dim: int, dtype: torch.dtype) -> float:
+    if device == "cpu":
+        rates = product_rates(dim, dtype)
+        return rates.get(cpu_gemm()[0].name, rates["torch.mm"])
+    a, b = (torch.randn(8192, dim, device=device).to(dtype) for _ in range(2))
+    return 2 * 8192 * 8192 * dim / timed(lambda: a @ b.t(), device)
+
+
+def _share(device: str, loss: str, dim: int, dtype: str, rate: float, overhead: float) -> float:
+    """Of ``rate``, what a step of the loss reaches beside the overhead of its tiles."""
+    problem = Problem(loss, BATCH[device], dim, dtype, device=device, normalize=False)
+    inputs = tuple(x.detach().to(device).requires_grad_() for x in features(problem.batch, dim, getattr(torch, dtype)))
+    passes = operations.single(problem)
+    took = timed(functools.partial(step, fused(loss, None, None), inputs), device)
+    arithmetic = took - overhead * sum(p.tiles for p in passes)
+    return sum(p.operations for p in passes) / rate / max(arithmetic, took / 2)
+
+
+def _tile_seconds(device: str, loss: str, dtype: torch.dtype) -> float:
+    """From many tiles with next to nothing in them."""
+    problem = Problem(loss, OVERHEAD_PAIRS, OVERHEAD_DIM, str(dtype).removeprefix("torch."), device=device, normalize=False)
+    smallest = 2 * SMALLEST_SIDE * (SMALLEST_SIDE + OVERHEAD_DIM) if device == "cpu" else SMALLEST_SIDE**2
+    workspace = smallest * problem.swept_bytes
+    passes = operations.single(Problem(**{**vars(problem), "workspace_bytes": workspace}))
+    inputs = tuple(x.detach().to(device).requires_grad_() for x in features(problem.batch, problem.dim, dtype))
+    return timed(functools.partial(step, fused(loss, None, workspace), inputs), device) / sum(p.tiles for p in passes)
+
+
+def _copy_rate(device: str) -> float:
+    x = torch.zeros(COPIED_BYTES[device] // 4, device=device)
+    y = torch.empty_like(x)
+    return 2 * COPIED_BYTES[device] / timed(lambda: y.copy_(x), device)
+
+
+def _memory(device: str) -> int:
+    return torch.cuda.mem_get_info()[1] if device == "cuda" else available_bytes()
+
+
+def link(device: str) -> dict[str, float]:
+    """Seconds to start a message and bytes per second between two processes of this machine (``node_us``, ``node_gb_s``)."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = (sys.executable, "-m", "clipfast.plan.link", str(Path(folder) / "store"), device)
+        other = subprocess.Popen((*command, "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            done = subprocess.run((*command, "0"), capture_output=True, text=True, timeout=LINK_SECONDS, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(f"two processes did not exchange their messages within {LINK_SECONDS:g} s") from error
+        finally:
+            other.kill()
+            other.wait()
+    if done.returncode:
+        raise ValueError(f"the link between two processes could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout)

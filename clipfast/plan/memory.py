@@ -1,0 +1,92 @@
+"""What a rank holds at the peak of a step, part by part, in bytes."""
+
+from __future__ import annotations
+
+from clipfast.plan.operations import kept_logits, kept_room, swept_logits, tile_side
+from clipfast.plan.problem import Problem
+from clipfast.plan.traffic import blocks, column_bytes
+from clipfast.registry import SMALL
+from clipfast.tiles.torch_tiles import ROWS_AT_ONCE
+from clipfast.tiling import longest
+
+VECTOR_BYTES = {"clip": 164, "siglip": 120, "info_nce": 124, "nt_xent": 252}
+"""Of norms, sums, losses and weights for one pair: float64 numbers, counted from the allocations of a step."""
+VECTOR_BYTES_WITHOUT_GRADIENTS = {"clip": 76, "siglip": 112, "info_nce": 68, "nt_xent": 144}
+
+
+def single(problem: Problem) -> dict[str, int]:
+    """One process with the whole batch."""
+    rows = problem.views * problem.batch
+    all_kept = kept_logits(problem) == swept_logits(problem)
+    return _parts(
+        **_own(problem, problem.batch, whole=problem.symmetric),
+        accumulators=_matrix(problem, problem.batch) * _wide_columns(problem),
+        workspace=workspace(problem, rows, rows, kept_room(problem), all_kept),
+    )
+
+
+def grouped(problem: Problem, strategy: str, rank: int) -> dict[str, int]:
+    """One rank of a group with its share of the batch. A ring holds two blocks of features and three of accumulators."""
+    columns = problem.rows_of_ranks if strategy == "ring" else [max(problem.rows_of_ranks)] * problem.ranks
+    carried, left = (max(kind) for kind in zip(*column_bytes(problem), strict=True))
+    held = (2 * max(columns), 3 * max(columns)) if strategy == "ring" else (sum(columns), sum(columns))
+    swept = blocks(problem, strategy)
+    return _parts(
+        **_own(problem, problem.pairs_of_ranks[rank], whole=len(swept) > 1),
+        columns=held[0] * carried,
+        accumulators=held[1] * left,
+        workspace=workspace(problem, problem.rows_of_ranks[rank], max(swept)),
+    )
+
+
+def _own(problem: Problem, pairs: int, whole: bool) -> dict[str, int]:
+    """What belongs to a rank's own pairs. ``whole``: the rows' gradient is complete only at the end of the sweep."""
+    both, wide = 2 * _matrix(problem, pairs), problem.wide_bytes
+    stacked = both * problem.given_bytes if problem.symmetric else 0  # NT-Xent's views in one matrix
+    widened = both * problem.swept_bytes if problem.swept_bytes != problem.given_bytes else 0
+    vectors = VECTOR_BYTES if problem.trains else VECTOR_BYTES_WITHOUT_GRADIENTS
+    return {
+        "features": both * problem.given_bytes,
+        "copies": stacked + widened,
+        "gradients": _rows_gradient(problem, pairs, whole or problem.device == "cpu" or problem.given_bytes == wide),
+        "vectors": pairs * vectors[problem.loss],
+    }
+
+
+def _rows_gradient(problem: Problem, pairs: int, wide: bool) -> int:
+    count = problem.wants_rows * problem.views * _matrix(problem, pairs)
+    if problem.loss == "siglip" and problem.device == "cuda":
+        wide = True  # until the backward call
+    if wide:
+        return count * problem.wide_bytes
+    strip = problem.wants_rows * min(pairs, problem.budget.side) * problem.dim  # a strip of rows is rounded when it is done
+    return count * problem.given_bytes + strip * problem.wide_bytes
+
+
+def _wide_columns(problem: Problem) -> int:
+    return problem.wide_bytes if problem.wants_columns and not problem.symmetric else 0
+
+
+def _matrix(problem: Problem, pairs: int) -> int:
+    return pairs * problem.dim
+
+
+def workspace(problem: Problem, rows: int, columns: int, kept: int = 0, all_kept: bool = False) -> int:
+    """Kept tiles and temporaries: scores, weights and the products' results on the CPU, a tile of weights on a GPU."""
+    if rows * columns <= SMALL and problem.ranks == 1:
+        return rows * columns * problem.wide_bytes
+    side = tile_side(problem, problem.symmetric and problem.ranks == 1)
+    height, width = longest(rows, side), longest(columns, side)
+    if problem.device == "cuda":
+        return height * width * problem.swept_bytes if problem.trains else 0
+    if problem.dtype == "float64":  # torch.mm, which adds the products up in place, and row-wise float64 temporaries
+        by_rows = 3 * min(rows, ROWS_AT_ONCE) * problem.dim
+        return (kept + max((1 if all_kept else 2) * height * width, by_rows)) * problem.swept_bytes
+    if not problem.trains:
+        return 2 * height * width * problem.swept_bytes
+    matrices = 3 if not problem.two_passes else 1 if all_kept else 2
+    return (kept + matrices * height * width + (height + width) * problem.dim) * problem.swept_bytes
+
+
+def _parts(**parts: int) -> dict[str, int]:
+    return {name: size for name, size in parts.items() if size}

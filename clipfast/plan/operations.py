@@ -1,0 +1,84 @@
+"""Floating-point operations and tiles of a sweep, counted as the sweep makes them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+from clipfast.plan.problem import Problem
+from clipfast.registry import SMALL
+from clipfast.tiling import TILE_SIDE, strips, tiles
+
+
+class Pass(NamedTuple):
+    """One pass over all tiles: operations of its products (two for each multiplication), and tiles."""
+
+    operations: int
+    tiles: int
+
+
+class Areas(NamedTuple):
+    """Logits of a sweep: computed, multiplied a second time for the columns' gradient, and kept between the passes."""
+
+    swept: int
+    transposed: int
+    kept: int
+
+
+def single(problem: Problem) -> list[Pass]:
+    """The passes of one process with the whole batch."""
+    rows, swept = problem.views * problem.batch, swept_logits(problem)
+    if rows * rows <= SMALL:
+        return _passes(problem, Areas(swept, swept, swept), 1)
+    pieces = len(strips(rows, tile_side(problem, problem.symmetric)))
+    transposed, count = (rows * rows - swept, math.comb(pieces + 1, 2)) if problem.symmetric else (swept, pieces**2)
+    return _passes(problem, Areas(swept, transposed, kept_logits(problem)), count)
+
+
+def swept_logits(problem: Problem) -> int:
+    """Logits that one process computes: all, or NT-Xent's on and above the diagonal, in whole tiles."""
+    rows = problem.views * problem.batch
+    if not problem.symmetric or rows * rows <= SMALL:
+        return rows * rows
+    diagonal = sum((end - start) ** 2 for start, end in strips(rows, tile_side(problem, triangle=True)))
+    return (rows * rows + diagonal) // 2
+
+
+def grouped(problem: Problem, rank: int, blocks: tuple[int, ...]) -> list[Pass]:
+    """The passes of one rank: its rows with every column, which arrive in ``blocks``. Nothing is kept between them."""
+    rows, side = problem.rows_of_ranks[rank], tile_side(problem, triangle=False)
+    count = len(strips(rows, side)) * sum(len(strips(block, side)) for block in blocks)
+    area = rows * sum(blocks)
+    return _passes(problem, Areas(area, 0 if problem.symmetric else area, 0), count)  # a mirror image is another rank's row
+
+
+def tile_side(problem: Problem, triangle: bool) -> int:
+    side = problem.budget.side
+    return min(side, TILE_SIDE // 2) if triangle else side
+
+
+def kept_room(problem: Problem) -> int:
+    """Exponentials that one process has room for in its workspace between the passes."""
+    if not (problem.two_passes and problem.trains):
+        return 0
+    rows = problem.views * problem.batch
+    return int(problem.budget.kept_elements(rows, rows, rows * problem.dim if problem.symmetric else 0))
+
+
+def kept_logits(problem: Problem) -> int:
+    """Of those, how many are kept: whole tiles, the first ones of the sweep."""
+    rows, room = problem.views * problem.batch, kept_room(problem)
+    cut = tiles(rows, rows, tile_side(problem, problem.symmetric), problem.symmetric)
+    filled = itertools.accumulate(math.prod(tile.shape) for tile in cut)
+    return max(itertools.takewhile(lambda total: total <= room, filled), default=0)
+
+
+def _passes(problem: Problem, areas: Areas, count: int) -> list[Pass]:
+    """A product of one logit is ``2 * dim`` operations: one for the score, and one for each gradient that it feeds."""
+    once = 2 * problem.dim
+    weighted = problem.wants_rows * areas.swept + problem.wants_columns * areas.transposed
+    if not problem.two_passes:
+        return [Pass((areas.swept + weighted) * once, count)]
+    again = [Pass((areas.swept - areas.kept + weighted) * once, count)] if problem.trains else []
+    return [Pass(areas.swept * once, count), *again]

@@ -1,0 +1,109 @@
+"""The step that is planned: which loss, how many pairs, on how many ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from clipfast.pairs import compute_dtype
+from clipfast.tiling import Budget
+
+LOSSES = ("clip", "siglip", "info_nce", "nt_xent")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+GRADIENTS = ("both", "rows", "columns", "none")
+DEVICES = ("cuda", "cpu")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One step of ``loss`` over ``batch`` pairs of features ``dim`` wide, dealt out evenly to ``ranks`` processes.
+
+    ``gradients``: of which features (rows: images, queries; columns: texts, keys). Every loss averages. The temperature's
+    or scale's gradient comes with either. ``workspace_bytes`` is the losses' argument.
+    """
+
+    loss: str
+    batch: int
+    dim: int
+    dtype: str = "bfloat16"
+    ranks: int = 1
+    gradients: str = "both"
+    device: str = "cuda"
+    normalize: bool = True
+    workspace_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        accepted = {"loss": LOSSES, "dtype": DTYPES, "gradients": GRADIENTS, "device": DEVICES}
+        for field, values in accepted.items():
+            if getattr(self, field) not in values:
+                raise ValueError(f"{field}={getattr(self, field)!r} is unknown; accepted: {', '.join(values)}")
+        for field in ("batch", "dim", "ranks"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be a whole number above 0; got {getattr(self, field)}")
+        if self.ranks > self.batch:
+            raise ValueError(f"{self.batch} pairs cannot be dealt out to {self.ranks} ranks; each needs one pair at least")
+        if self.symmetric and self.gradients in ("rows", "columns"):
+            raise ValueError(f"gradients={self.gradients!r}: NT-Xent's two sides are one matrix; pass both or none")
+        self.budget  # noqa: B018  a workspace too small for the width is an error now, not after the counting
+
+    @property
+    def symmetric(self) -> bool:
+        """NT-Xent: the views are rows and columns."""
+        return self.loss == "nt_xent"
+
+    @property
+    def two_passes(self) -> bool:
+        return self.loss != "siglip"
+
+    @property
+    def two_directions(self) -> bool:
+        """Whether the columns have a softmax of their own."""
+        return self.loss == "clip"
+
+    @property
+    def trains(self) -> bool:
+        return self.gradients != "none"
+
+    @property
+    def wants_rows(self) -> bool:
+        return self.gradients in ("both", "rows")
+
+    @property
+    def wants_columns(self) -> bool:
+        return self.gradients in ("both", "columns")
+
+    @property
+    def views(self) -> int:
+        """Rows of a sample in the matrix of logits."""
+        return 2 if self.symmetric else 1
+
+    @property
+    def pairs_of_ranks(self) -> tuple[int, ...]:
+        """Pairs on each rank: the first ranks take what does not divide."""
+        share, rest = divmod(self.batch, self.ranks)
+        return (share + 1,) * rest + (share,) * (self.ranks - rest)
+
+    @property
+    def rows_of_ranks(self) -> tuple[int, ...]:
+        """Rows of the matrix of logits on each rank; there are as many columns."""
+        return tuple(self.views * pairs for pairs in self.pairs_of_ranks)
+
+    @property
+    def given_bytes(self) -> int:
+        """Of one number of the features as the caller holds them."""
+        return int(getattr(torch, self.dtype).itemsize)
+
+    @property
+    def wide_bytes(self) -> int:
+        """Of one number of an accumulator."""
+        return int(compute_dtype(getattr(torch, self.dtype)).itemsize)
+
+    @property
+    def swept_bytes(self) -> int:
+        """Of one number of the features as the tiles read them and the ranks send them: widened on the CPU."""
+        return self.given_bytes if self.device == "cuda" else self.wide_bytes
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.workspace_bytes, self.swept_bytes, self.dim, self.device)
