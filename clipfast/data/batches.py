@@ -116,20 +116,23 @@ class BatchesOfRecords:
             return Skipped(where, str(error))
 
 
-def batch_loader(dataset: Any, keys: Iterable[Any], workers: int, *, persistent: bool = False) -> DataLoader[Any]:
-    """Batches in the order of ``keys``, made by ``workers`` processes, or by this one if there are none."""
+def batch_loader(
+    dataset: Any, keys: Iterable[Any] | None, workers: int, *, persistent: bool = False, pin: bool = True
+) -> DataLoader[Any]:
+    """Batches in the order of ``keys``, or of the data set, made by ``workers`` processes; 0 stands for this one."""
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=keys,
         num_workers=workers,
-        collate_fn=as_it_is,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # the loader draws a number, which must not come from the training's generator
         persistent_workers=persistent and workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin and torch.cuda.is_available(),
     )
 
 
-def as_it_is(batch: Any) -> Any:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
-from clipfast.data.batches import Maker, as_it_is, batch_loader, made
+from clipfast.data.batches import Maker, batch_loader, made
 from clipfast.data.records import Example, Record, Skipped
 from clipfast.data.shards import Sample
 
@@ -25,9 +25,7 @@ Samples = Callable[[], Iterator[Sample | Skipped]]
 def stream_batches(samples: Samples, batch_size: int, first: int, maker: Maker, workers: int, *numbers: int) -> Iterator[Any]:
     """Batches from number ``first`` on, the last one perhaps smaller. Earlier samples are read, as a tar file has no index,
     and not decoded. ``samples`` and ``maker`` go to other processes, unless ``workers`` is 0."""
-    reading: DataLoader[Packed] = DataLoader(
-        _Reading(samples, batch_size, first), batch_size=None, num_workers=min(1, workers), collate_fn=as_it_is
-    )
+    reading = batch_loader(_Reading(samples, batch_size, first), None, min(1, workers), pin=False)
     return iter(batch_loader(_Decoding(maker, numbers), reading, workers))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tarfile
 from collections.abc import Iterator
@@ -36,20 +37,22 @@ class Shards:
     def __init__(self, config: DataConfig) -> None:
         self.urls: list[str] = _webdataset("shardlists").expand_urls(config.source)
         self._images, self._caption = (config.image_key or IMAGES).split(";"), config.caption_key or CAPTION
-        for url in self.urls:
-            if "://" not in url and not url.startswith("pipe:"):
-                _check_tar(Path(url))
+        for path in map(Path, filter(_is_local, self.urls)):
+            _check_tar(path)
 
     def in_order(self) -> Iterator[Sample | Skipped]:
         return (sample for url in self.urls for sample in self.samples(url))
 
     def samples(self, url: str) -> Iterator[Sample | Skipped]:
-        """A damaged shard ends where it is damaged, and that counts as one pair that was left out."""
+        """A damaged shard ends before its damage, and that counts as one pair that was left out."""
         try:
             for found in _webdataset("tariterators").tarfile_samples(iter([{"url": url}])):
                 yield self._sample(f"{url}/{found['__key__']}", found)
+            if _is_local(url) and not _has_end(Path(url)):  # for the tar format itself a file may end between two members
+                raise EOFError("it has no end mark, so it was cut off")
         except Exception as error:  # of tarfile, a decompressor, a network; the other shards may be whole
-            yield Skipped(url, f"the rest of the shard cannot be read: {error.args[0] if error.args else error!r}")
+            reason = error.args[0] if error.args else repr(error)
+            yield Skipped(url, f"the rest of the shard cannot be read: {reason}")
 
     def _sample(self, where: str, members: dict[str, Any]) -> Sample | Skipped:
         image = next((members[ending] for ending in self._images if ending in members), None)
@@ -102,6 +105,19 @@ def _check_tar(path: Path) -> None:
         raise FileNotFoundError(f"there is no shard {path}")
     if not tarfile.is_tarfile(path):
         raise ValueError(f"{path} is not a tar file")
+
+
+def _is_local(url: str) -> bool:
+    return "://" not in url and not url.startswith("pipe:")
+
+
+def _has_end(path: Path) -> bool:
+    """Two blocks of zeros; a compressed file that is cut off is an error where it is read."""
+    if path.suffix != ".tar":
+        return True
+    with path.open("rb") as file:
+        file.seek(max(-2 * tarfile.BLOCKSIZE, -path.stat().st_size), os.SEEK_END)
+        return not any(file.read())
 
 
 def _webdataset(module: str) -> ModuleType:
