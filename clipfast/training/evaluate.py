@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipfast.evaluation import retrieval_metrics, zero_shot_metrics
 from clipfast.hub import preprocess_of
 from clipfast.training.build import Tokenize
 from clipfast.training.config import EvaluationConfig
@@ -19,8 +20,6 @@ def evaluation_due(config: EvaluationConfig, progress: Progress, epochs: int) ->
 
 def evaluate(state: TrainState, config: EvaluationConfig, tokenize: Tokenize) -> dict[str, float]:
     """The metrics of the model, or of its average where one is kept, such as "zero_shot/top1"."""
-    from clipfast.evaluation import retrieval_metrics, zero_shot_metrics
-
     model = state.result
     common = (preprocess_of(model.config), tokenize)
     metrics: dict[str, float] = {}

@@ -20,12 +20,11 @@ def read(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     Fields are booleans, numbers, text, ``Literal``, tuples, further dataclasses, or one of these or None. What a field's
     own ``__post_init__`` raises as ValueError comes with the table's name. Raises ConfigError.
     """
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in fields:
-            raise ConfigError(_unknown(key, where, list(fields)))
-    if missing := [where + name for name, field in fields.items() if name not in values and _needed(field)]:
-        raise ConfigError(f"{', '.join(missing)} must be given: there is no default")
+    unknown, missing = _misfits(kind, values)
+    if unknown:
+        raise ConfigError(_unknown(unknown[0], where, [field.name for field in dataclasses.fields(kind)]))  # type: ignore[arg-type]
+    if missing:
+        raise ConfigError(f"{', '.join(where + name for name in missing)} must be given: there is no default")
     hints = get_type_hints(kind)
     converted = {key: _convert(hints[key], value, where + key) for key, value in values.items()}
     try:
@@ -36,8 +35,11 @@ def read(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
         raise ConfigError(f"{where.rstrip('.') or 'the configuration'}: {error}") from error
 
 
-def _needed(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def _misfits(kind: Any, values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The keys that ``kind`` does not have, and those that it needs."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    needed = [n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    return [key for key in values if key not in fields], [name for name in needed if name not in values]
 
 
 def _convert(hint: Any, value: Any, key: str) -> Any:
@@ -60,8 +62,8 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _closest(kinds: Sequence[Any], value: Mapping[str, Any]) -> Any:
-    """Of several kinds of tables the one that shares most keys with ``value``."""
-    return max(kinds, key=lambda kind: len({field.name for field in dataclasses.fields(kind)} & set(value)))
+    """Of several kinds of tables the one that ``value`` fits best."""
+    return min(kinds, key=lambda kind: sum(map(len, _misfits(kind, value))))
 
 
 def _single(kind: type, value: Any, key: str) -> Any:
