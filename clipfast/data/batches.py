@@ -91,7 +91,7 @@ def made(maker: Maker, examples: Iterator[Example | Skipped], *numbers: int) -> 
         try:
             items.append(maker.item(example.record, *numbers, example.place))
         except UnreadableError as error:
-            skipped.append(Skipped(example.where, str(error)))
+            skipped.append(Skipped(example.where, str(error).removeprefix(f"{example.where}: ")))  # where it is the picture
     images, rest = zip(*items, strict=True) if items else ((), ())
     return maker.batch(torch.stack(images) if items else torch.empty(0), rest, tuple(skipped))
 

@@ -141,7 +141,7 @@ def test_other_endings(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("cut", "kept", "reason"),
-    [(0, 3, "it has no end mark"), (100, 3, "it has no end mark"), (600, 2, "unexpected end of data")],
+    [(0, 3, "it has no end mark"), (100, 3, "it has no end mark"), (600, 2, "")],
 )
 def test_a_shard_that_was_cut_off_ends_there(tmp_path: Path, cut: int, kept: int, reason: str):
     """Before the fourth sample, in the header of its first member, and in its data, where no one knows that the third is
