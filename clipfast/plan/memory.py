@@ -29,7 +29,8 @@ def grouped(problem: Problem, strategy: str, rank: int) -> dict[str, int]:
     """One rank of a group with its share of the batch. A ring holds two blocks of features and three of accumulators."""
     columns = problem.rows_of_ranks if strategy == "ring" else [max(problem.rows_of_ranks)] * problem.ranks
     carried, left = (max(kind) for kind in zip(*column_bytes(problem), strict=True))
-    held = (2 * max(columns), 3 * max(columns)) if strategy == "ring" else (sum(columns), sum(columns))
+    in_flight = min(2, problem.ranks - 1)  # of two ranks each gets one block, and has its own
+    held = (in_flight * max(columns), 3 * max(columns)) if strategy == "ring" else (sum(columns), sum(columns))
     swept = blocks(problem, strategy)
     return _parts(
         **_own(problem, problem.pairs_of_ranks[rank], whole=len(swept) > 1),

@@ -1,0 +1,95 @@
+"""Bytes, operations and memory of the plan against those of two and three processes under gloo."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from helpers import LOSSES, Loss, counted_products, random_pairs
+from plan_cases import peak_allocated
+from processes import run_processes
+from torch import Tensor
+
+from clipfast import widening
+from clipfast.distributed.traffic import counted
+from clipfast.plan import memory, operations, traffic
+from clipfast.plan.problem import GRADIENTS, Problem
+
+pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
+FEW_NUMBERS = 1024
+"""Bytes that the exchanges of sizes, bounds and sums may take beside the columns'."""
+
+
+def features(problem: Problem, rank: int) -> tuple[Tensor, Tensor]:
+    own = slice(sum(problem.pairs_of_ranks[:rank]), sum(problem.pairs_of_ranks[: rank + 1]))
+    wanted = (problem.wants_rows, problem.wants_columns)
+    pairs = (x[own].to(getattr(torch, problem.dtype)) for x in random_pairs(problem.batch, problem.dim))
+    a, b = (x.requires_grad_(w) for x, w in zip(pairs, wanted, strict=True))
+    return a, b
+
+
+def step(problem: Problem, strategy: str, inputs: tuple[Tensor, Tensor]) -> None:
+    loss = next(x for x in LOSSES if x.name == problem.loss)
+    options = {"group": dist.group.WORLD, "strategy": strategy, "workspace_bytes": problem.workspace_bytes}
+    value = loss(*inputs, loss.knob(10.0), normalize=problem.normalize, **options)
+    if problem.trains:
+        value.backward()
+
+
+def served(loss: Loss, gradients: str) -> bool:
+    return loss.name != "nt_xent" or gradients in ("both", "none")
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_bytes_and_operations(ranks: int, tmp_path: Path) -> None:
+    run_processes(counts, tmp_path, ranks)
+
+
+def counts(rank: int) -> None:
+    ranks = dist.get_world_size()
+    for batch, loss, strategy in itertools.product((20 * ranks, 20 * ranks + 1), LOSSES, traffic.STRATEGIES):
+        problem = Problem(loss.name, batch, 24, "float32", ranks, device="cpu")
+        check_counts(problem, strategy, rank)
+        for dtype in ("bfloat16", "float16", "float64"):
+            check_counts(replace(problem, dtype=dtype), strategy, rank)
+        for gradients in GRADIENTS:
+            if served(loss, gradients):
+                check_counts(replace(problem, gradients=gradients, normalize=False), strategy, rank)
+
+
+def check_counts(problem: Problem, strategy: str, rank: int) -> None:
+    inputs = features(problem, rank)
+    backend = "torch" if problem.dtype == "float64" else "cpu"
+    with counted() as found, counted_products(backend) as products:
+        step(problem, strategy, inputs)
+    large = {kind: count for kind, count in found.sent.items() if kind in ("ring", "gather", "reduce_scatter")}
+    assert large == traffic.handed(problem, strategy, rank), (problem, strategy)
+    assert sum(found.sent.values()) - sum(large.values()) < FEW_NUMBERS, found.sent
+    planned = operations.grouped(problem, rank, traffic.blocks(problem, strategy))
+    assert 2 * sum(products.values()) == sum(p.operations for p in planned), (problem, strategy)
+
+
+def test_memory(tmp_path: Path) -> None:
+    run_processes(peaks, tmp_path, 3)
+
+
+def peaks(rank: int) -> None:
+    widening.REUSED_BYTES = 0  # copies for this call alone, so that they are seen
+    for loss, strategy in itertools.product(LOSSES, traffic.STRATEGIES):
+        check_peak(Problem(loss.name, 3 * 384, 256, "float32", 3, device="cpu", workspace_bytes=2**20), strategy, rank)
+    for strategy in traffic.STRATEGIES:
+        check_peak(Problem("clip", 3 * 384, 256, "bfloat16", 3, device="cpu", workspace_bytes=2**20), strategy, rank)
+
+
+def check_peak(problem: Problem, strategy: str, rank: int) -> None:
+    inputs = features(problem, rank)
+    parts = memory.grouped(problem, strategy, rank)
+    planned = sum(parts.values()) - parts["features"]
+    staged = parts["columns"] if strategy == "gather" else 0  # gloo's own copy, which it frees when it comes to it
+    measured = peak_allocated(functools.partial(step, problem, strategy, inputs))
+    assert 0.9 * planned < measured < 1.1 * planned + staged, (problem, strategy, measured, parts)
