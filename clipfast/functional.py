@@ -90,7 +90,7 @@ def clip_loss(
     bias = None if logit_bias is None else checks.number(logit_bias, image_features, "logit_bias")
     ranks = across(group, strategy, gradient_reduction)
     plain = reduction == "mean" and targets is None and not return_stats
-    name = requested(backend, image_features, text_features, plain, ranks)
+    name = requested(backend, image_features, text_features, plain, ranks.group)
     m = image_features.shape[0]
     if name == SINGLE:
         loss = single.softmax_mean(image_features, text_features, scale, True, normalize)
@@ -140,7 +140,7 @@ def info_nce_loss(
         )
     scale = checks.number(logit_scale, queries, "logit_scale")
     ranks = across(group, strategy, gradient_reduction)
-    name = requested(backend, queries, keys, reduction == "mean" and targets is None, ranks)
+    name = requested(backend, queries, keys, reduction == "mean" and targets is None, ranks.group)
     if name == SINGLE:
         return single.softmax_mean(queries, keys, scale, False, normalize)
     if name == "reference":
@@ -180,7 +180,7 @@ def nt_xent_loss(
     scale = checks.number(temperature, z1, "temperature").reciprocal()
     views = torch.cat([z1, z2])
     ranks = across(group, strategy, gradient_reduction)
-    name = requested(backend, views, views, reduction == "mean", ranks)
+    name = requested(backend, views, views, reduction == "mean", ranks.group)
     if name == SINGLE:
         return single.softmax_mean(views, None, scale, False, normalize)
     if name == "reference":
@@ -219,7 +219,7 @@ def siglip_loss(
     scale = checks.number(logit_scale, image_features, "logit_scale")
     bias = checks.number(logit_bias, image_features, "logit_bias")
     ranks = across(group, strategy, gradient_reduction)
-    name = requested(backend, image_features, text_features, reduction == "mean", ranks)
+    name = requested(backend, image_features, text_features, reduction == "mean", ranks.group)
     if name == SINGLE:
         return single.sigmoid_mean(image_features, text_features, scale, bias, normalize)
     if name == "reference":
@@ -275,8 +275,8 @@ def _mean(nll: Tensor, targets: Tensor | None, directions: int, across: Across) 
         return nll.mean()
     lines = nll.new_full((), nll.shape[0]) if targets is None else (targets != IGNORE_INDEX).sum() * directions
     total, count = across.total(torch.stack([nll.sum().double(), lines.double()])).unbind()
-    if targets is not None and targets.is_cpu:
-        number_of_pairs(int(count))  # 0 pairs are NaN where the host must not look
+    if targets is not None and targets.is_cpu and not torch.compiler.is_compiling():
+        number_of_pairs(int(count))  # 0 pairs are NaN where the host must not look, or cannot
     return (total / count).to(nll.dtype)
 
 

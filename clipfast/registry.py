@@ -18,7 +18,6 @@ from torch import Tensor
 from clipfast import native
 
 if TYPE_CHECKING:
-    from clipfast.distributed.call import Across
     from clipfast.tiles.torch_tiles import TorchTiles
 
 log = logging.getLogger("clipfast")
@@ -126,13 +125,13 @@ def backends() -> dict[str, str | None]:
     return {name: why_not(None) for name, why_not in _WHY_NOT.items()}
 
 
-def requested(name: str | None, rows: Tensor, cols: Tensor, plain: bool, across: Across) -> str:
+def requested(name: str | None, rows: Tensor, cols: Tensor, plain: bool, group: str = "") -> str:
     """The backend that a public loss asks its operator for: ``name`` or AUTO; SINGLE or "reference" for small batches.
 
-    ``plain``: the mean loss, row i with column i, nothing else asked for. No predicate runs here: under torch.compile
-    they belong inside the operator, which resolves the name.
+    ``plain``: the mean loss, row i with column i, nothing else asked for; ``group``: the process group's name, "" for none.
+    No predicate runs here: under torch.compile they belong inside the operator, which resolves the name.
     """
-    if across.group:
+    if group:
         if name == "reference":
             raise ValueError("backend='reference' is dense and runs in one process; with a group pass another, or None")
         if name is None:
