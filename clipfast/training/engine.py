@@ -19,6 +19,7 @@ from clipfast.training.config import TrainConfig
 from clipfast.training.evaluate import evaluate, evaluation_due
 from clipfast.training.interruption import interruption, until_interrupted
 from clipfast.training.processes import joined
+from clipfast.training.random_state import continue_random
 from clipfast.training.record import Record, recording
 from clipfast.training.resume import plain, restore
 from clipfast.training.run import Run, prepare, train_step
@@ -53,11 +54,12 @@ def train(config: TrainConfig, *, resume: bool = False, tokenizer: Tokenize | No
     with joined(config.device) as world, interruption() as noted:
         run, state = prepare(config, world, tokenizer)
         checkpoints = Checkpoints(config.folder / "checkpoints", config.checkpoints.keep)
-        resumed = restore(state, checkpoints, config, resume, world)
+        random_states = restore(state, checkpoints, config, resume, world)
         with recording(state, world, config, run.data.steps) as record:
-            event = "resumed" if resumed else "started"
+            event = "resumed" if random_states else "started"
             record.write(event, config=plain(config), torch=torch.__version__, processes=world.size)
             saved = state.progress.step
+            continue_random(random_states, world.rank, config.seed)  # imports on the way here may have drawn some
             for batch in until_interrupted(_remaining(run.data, state.progress, config.epochs), noted, world):
                 record.step(train_step(run, state, batch), batch)
                 if evaluation_due(config.evaluation, state.progress, config.epochs):

@@ -29,6 +29,14 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
 
 
+def continue_random(states: list[dict[str, Any]], rank: int, seed: int) -> None:
+    """Where process ``rank`` was in a checkpoint; without one, or with fewer processes in it, at a start of its own."""
+    if rank < len(states):
+        set_random_state(states[rank])
+    else:
+        seed_all(seed + rank)
+
+
 def seed_all(seed: int) -> None:
     """Start all of them anew."""
     torch.manual_seed(seed)

@@ -17,30 +17,31 @@ FREE = ("output", "device", "chunk_size", "log", "checkpoints", "evaluation", "d
         "model.gradient_checkpointing", "model.weights")  # fmt: skip
 
 
-def restore(state: TrainState, checkpoints: Checkpoints, config: TrainConfig, resume: bool, world: World) -> bool:
-    """Fill ``state`` from the newest whole checkpoint; False where there is none. Every process must call it.
+def restore(state: TrainState, checkpoints: Checkpoints, config: TrainConfig, resume: bool, world: World) -> list[Any]:
+    """Fill ``state`` from the newest whole checkpoint, and return the random states in it; none without a checkpoint.
 
-    ConfigError for a folder with checkpoints that nobody asked to resume, and for a configuration that differs.
+    Every process must call it. ConfigError for a folder with checkpoints that nobody asked to resume, and for a
+    configuration that differs.
     """
     if not resume:
         if checkpoints.paths():
             raise ConfigError(
                 f"{config.output} has checkpoints of a run already; continue it with --resume, or choose another output"
             )
-        return False
+        return []
     if world.first:
         checkpoints.remove_unfinished()
     found = checkpoints.newest()
     if found is None:
-        return False
+        return []
     path, contents = found
     if changed := _changed(contents["run"], plain(config)):
         raise ConfigError(
             f"{path} belongs to another configuration: {'; '.join(changed)}. Resume with the old one, or start a new run "
             f"(another output), from these weights if you like (model.weights = {str(path)!r})"
         )
-    state.restore(contents, world)
-    return True
+    state.restore(contents)
+    return contents["random"]
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:

@@ -53,7 +53,6 @@ def prepare(config: TrainConfig, world: World, tokenizer: Tokenize | None = None
     step = build_step(model, precision.scaler, world, chunk_size, config.model.compile)
     update = Update(model, optimizer, precision.scaler, average, config.optimizer.max_gradient_norm)
     schedule = _schedule(config, config.epochs * data.steps)
-    seed_all(config.seed + world.rank)  # other random numbers in every process
     state = TrainState(model, optimizer, precision.scaler, average, Progress())
     return Run(config, world, data, tokenize, precision, schedule, step, update), state
 

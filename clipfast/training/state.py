@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from clipfast.models import CLIP
 from clipfast.training.processes import World
-from clipfast.training.random_state import random_state, set_random_state
+from clipfast.training.random_state import random_state
 
 NAMED = 1000  # skipped pairs that are remembered by name; all are counted
 
@@ -79,13 +79,11 @@ class TrainState:
             "random": world.gather(random_state()),
         }
 
-    def restore(self, contents: dict[str, Any], world: World) -> None:
-        """Of a run with another number of processes, the processes beyond it keep the random numbers that they have."""
+    def restore(self, contents: dict[str, Any]) -> None:
+        """All but the random numbers, which ``continue_random`` sets when nothing but the steps is left to use any."""
         self.model.load_state_dict(contents["state_dict"])
         self.optimizer.load_state_dict(contents["optimizer"])
         self.scaler.load_state_dict(contents["scaler"])
         if self.average is not None:
             self.average.load_state_dict(contents["average"])
         self.progress = Progress(**contents["progress"])
-        if world.rank < len(contents["random"]):
-            set_random_state(contents["random"][world.rank])
