@@ -29,7 +29,8 @@ class TwoTowers(L.LightningModule):
         return self.image(images), self.text(texts)
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
-        loss = clip_loss(*self(*batch), self.log_scale.exp(), normalize=True)
+        everybody = torch.distributed.group.WORLD  # with several processes all pairs are compared; None with one
+        loss = clip_loss(*self(*batch), self.log_scale.exp(), normalize=True, group=everybody)
         self.log("loss", loss, on_step=False, on_epoch=True)
         return loss
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from clipfast.functional import clip_loss, info_nce_loss
@@ -27,6 +28,9 @@ class FusedMultipleNegativesRankingLoss(CachedLossMixin, MultipleNegativesRankin
     those of the library's losses. Every anchor is compared with all documents of the batch, by ``info_nce_loss``; with
     ``directions=("query_to_doc", "doc_to_query")`` and ``partition_mode="per_direction"`` every positive with all anchors as
     well, by ``clip_loss``.
+
+    ``gather_across_devices`` compares with the documents of all processes: the gradients are again the library's, and the value
+    is the mean over all processes' anchors, where the library's is over the process's own.
 
     ``similarity_fct`` is ``cos_sim`` or ``dot_score`` of ``sentence_transformers.util``. ``mini_batch_size`` or
     ``mini_batch_num_tokens`` (tokens in a mini-batch) encode the batch in parts, by the library's own gradient caching.
@@ -77,7 +81,11 @@ class FusedMultipleNegativesRankingLoss(CachedLossMixin, MultipleNegativesRankin
         if len(embeddings) < 2:
             raise ValueError(f"{len(embeddings)} column of texts; anchors and positives are needed, in this order")
         queries, documents = embeddings[0], torch.cat(embeddings[1:])
-        options: dict[str, Any] = {"normalize": self.similarity_fct is cos_sim, "workspace_bytes": self.workspace_bytes}
+        options: dict[str, Any] = {
+            "normalize": self.similarity_fct is cos_sim,
+            "workspace_bytes": self.workspace_bytes,
+            "group": dist.group.WORLD if self.gather_across_devices else None,
+        }
         if "doc_to_query" not in self.directions:
             return info_nce_loss(queries, documents, self.scale, **options)
         hard_negatives = len(embeddings) > 2  # they are nobody's positive, so that they have no direction of their own
@@ -110,8 +118,6 @@ class FusedMultipleNegativesRankingLoss(CachedLossMixin, MultipleNegativesRankin
                 f"directions={self.directions!r} with partition_mode={self.partition_mode!r} (accepted: ('query_to_doc',), and "
                 "('query_to_doc', 'doc_to_query') with partition_mode='per_direction')"
             )
-        elif self.gather_across_devices:
-            problem = "gather_across_devices=True (accepted: False)"
         elif self.hardness_mode is not None and self.hardness_strength > 0:
             problem = f"hardness_mode={self.hardness_mode!r}, which changes single logits (accepted: None)"
         if problem:

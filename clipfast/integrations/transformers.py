@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class _FusedLoss:
     """
 
     Output: type[Any]
+    gather_across_devices: bool = False
+    """Set it on a model to compare with the pairs of all processes. Every process's loss is then that of all pairs."""
 
     def forward(
         self,
@@ -50,6 +53,9 @@ class _FusedLoss:
         embeds = {"image_embeds": F.normalize(images, dim=-1), "text_embeds": F.normalize(texts, dim=-1)}
         return self.Output(loss=model.contrastive_loss(images, texts), **embeds)
 
+    def _group(self) -> Any:
+        return dist.group.WORLD if self.gather_across_devices else None
+
 
 class FusedCLIPModel(_FusedLoss, CLIPModel):
     """``CLIPModel`` whose forward pass gives ``clip_loss``. Checkpoints and configurations are CLIPModel's."""
@@ -58,7 +64,7 @@ class FusedCLIPModel(_FusedLoss, CLIPModel):
 
     def contrastive_loss(self, images: Tensor, texts: Tensor) -> Tensor:
         """The loss of features (N, D) before their normalisation."""
-        loss = clip_loss(images, texts, self.logit_scale.exp(), normalize=True)
+        loss = clip_loss(images, texts, self.logit_scale.exp(), normalize=True, group=self._group())
         assert isinstance(loss, Tensor)
         return loss
 
@@ -70,4 +76,4 @@ class FusedSiglipModel(_FusedLoss, SiglipModel):
 
     def contrastive_loss(self, images: Tensor, texts: Tensor) -> Tensor:
         """The loss of features (N, D) before their normalisation."""
-        return siglip_loss(images, texts, self.logit_scale.exp(), self.logit_bias, normalize=True)
+        return siglip_loss(images, texts, self.logit_scale.exp(), self.logit_bias, normalize=True, group=self._group())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
 
 CONFIG = {
     "embed_dim": 16,
@@ -51,3 +54,16 @@ def trained(folder: Path, name: str) -> tuple[dict[str, Tensor], Tensor]:
     checkpoint = torch.load(folder / "logs" / name / "checkpoints" / "epoch_1.pt", weights_only=True)
     means = [state["exp_avg"].flatten() for _, state in sorted(checkpoint["optimizer"]["state"].items())]
     return checkpoint["state_dict"], torch.cat(means)
+
+
+@contextmanager
+def losses() -> Iterator[list[tuple[type, float]]]:
+    """The class and value of every contrastive loss that is computed."""
+    seen: list[tuple[type, float]] = []
+
+    def record(module, _, output) -> None:
+        if type(module).__name__ in {"ClipLoss", "SigLipLoss"}:
+            seen.append((type(module), output["contrastive_loss"].item()))
+
+    with register_module_forward_hook(record):
+        yield seen

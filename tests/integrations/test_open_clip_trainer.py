@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +9,6 @@ import open_clip_runs
 import pytest
 from helpers import error
 from peer_imports import peer
-from torch.nn.modules.module import register_module_forward_hook
 
 import clipfast
 from clipfast.integrations import open_clip as integration
@@ -30,28 +27,15 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-@contextmanager
-def losses() -> Iterator[list[tuple[type, float]]]:
-    """The class and value of every contrastive loss that is computed."""
-    seen: list[tuple[type, float]] = []
-
-    def record(module, _, output) -> None:
-        if type(module).__name__ in {"ClipLoss", "SigLipLoss"}:
-            seen.append((type(module), output["contrastive_loss"].item()))
-
-    with register_module_forward_hook(record):
-        yield seen
-
-
 @pytest.mark.parametrize(
     ("loss", "flags"),
     [(clipfast.ClipLoss, []), (clipfast.SigLipLoss, ["--siglip"]), (clipfast.ClipLoss, ["--accum-freq", "2"])],
     ids=["clip", "siglip", "accumulated"],
 )
 def test_the_trajectory_is_that_of_open_clips_own_loss(trainer: ModuleType, tmp_path: Path, loss: type, flags: list[str]):
-    with losses() as want:
+    with open_clip_runs.losses() as want:
         trainer.main(open_clip_runs.arguments(tmp_path, "theirs", *flags))
-    with losses() as got:
+    with open_clip_runs.losses() as got:
         integration.main(open_clip_runs.arguments(tmp_path, "ours", *flags))
     assert len(got) == PAIRS // 6
     assert {kind for kind, _ in got} == {loss}

@@ -11,11 +11,9 @@ import torch
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(40))]
 
 
-def encoder(folder: Path, dropout: float = 0.0) -> Any:
-    """A SentenceTransformer of one layer and mean pooling."""
-    import sentence_transformers
+def write_encoder(folder: Path, dropout: float = 0.0) -> None:
+    """A transformer of one layer and its tokenizer. Not among several processes: Transformers writes on the first only."""
     import transformers
-    from sentence_transformers.sentence_transformer import modules
 
     torch.manual_seed(0)
     config = transformers.BertConfig(
@@ -25,8 +23,21 @@ def encoder(folder: Path, dropout: float = 0.0) -> Any:
     )  # fmt: skip
     transformers.BertModel(config).save_pretrained(folder)
     transformers.BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(folder)
+
+
+def read_encoder(folder: Path) -> Any:
+    """A SentenceTransformer of that transformer and mean pooling."""
+    import sentence_transformers
+    from sentence_transformers.sentence_transformer import modules
+
     layers = [modules.Transformer(str(folder)), modules.Pooling(16)]
     return sentence_transformers.SentenceTransformer(modules=layers, device="cpu")
+
+
+def encoder(folder: Path, dropout: float = 0.0) -> Any:
+    """The same weights each time."""
+    write_encoder(folder, dropout)
+    return read_encoder(folder)
 
 
 def columns(rows: int, number: int) -> dict[str, list[str]]:
