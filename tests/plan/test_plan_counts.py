@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import LOSSES, SWEEPS, Loss, counted_products, each_sweep, random_pairs, small_tiles
@@ -10,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import clipfast.tiling
 from clipfast.plan import operations
 from clipfast.plan.problem import GRADIENTS, Problem
+from clipfast.sweep import Sweep
 
 SIDES = {"both": (True, True), "rows": (True, False), "columns": (False, True), "none": (False, False)}
 
@@ -90,3 +93,11 @@ def test_without_a_second_pass_the_published_counts() -> None:
         for name in ("clip", "info_nce", "siglip", "nt_xent")
     }
     assert units == pytest.approx({"clip": 8, "info_nce": 8, "siglip": 6, "nt_xent": 16}, rel=1e-3)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("triangle", [False, True])
+def test_the_side_of_a_tile_is_the_sweep_s(device: str, triangle: bool) -> None:
+    problem = Problem("nt_xent" if triangle else "clip", 2**16, 512, device=device)
+    sweep = Sweep(SimpleNamespace(triangle=triangle), None, problem.budget, None)  # type: ignore[arg-type]
+    assert operations.tile_side(problem, triangle) == sweep.side

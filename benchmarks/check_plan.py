@@ -1,0 +1,135 @@
+"""The plan's times and memory against measured steps: one process, and processes under gloo on this machine.
+
+    python benchmarks/check_plan.py --out benchmarks/results/plan.json [--ranks 2] [--sizes 4096,8192] [--dim 512]
+
+Every process has one thread. The machine's figures are measured first, as ``python -m clipfast plan --calibrate`` does, from a
+step of another size in one process and from messages of two; what is compared was not fitted. A ratio is measured over
+planned time, the fastest of the runs on each side. Where ranks share a machine's memory and caches, they are slower than
+a model of one rank knows.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+import typer
+from torch import Tensor
+
+import clipfast
+from clipfast.bench.cases import features
+from clipfast.bench.measure import environment, peak_bytes
+from clipfast.files import write_atomically
+from clipfast.plan.calibrate import measured
+from clipfast.plan.machine import Machine
+from clipfast.plan.problem import LOSSES, Problem
+from clipfast.plan.strategies import Plan, plans
+from clipfast.plan.traffic import STRATEGIES
+
+RUNS = 4
+
+
+def step(problem: Problem, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+    a, b, scale = inputs
+    for x in inputs:
+        x.grad = None
+    function = getattr(clipfast, f"{problem.loss}_loss")
+    arguments = {"clip": (scale,), "info_nce": (scale,), "siglip": (scale, -10.0), "nt_xent": (1 / scale,)}[problem.loss]
+    function(a, b, *arguments, normalize=problem.normalize, **options).backward()
+
+
+def fastest(run: functools.partial) -> float:
+    times = []
+    for _ in range(RUNS + 1):
+        if dist.is_initialized():
+            dist.barrier()
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def alone(problem: Problem) -> dict[str, float | None]:
+    inputs = features(problem.batch, problem.dim, getattr(torch, problem.dtype))
+    run = functools.partial(step, problem, inputs, {})
+    found = fastest(run)
+    for x in inputs:
+        x.grad = None
+    return {"step_s": found, "extra_bytes": peak_bytes(run)}
+
+
+def one_rank(rank: int, store: str, problem: Problem, results: str) -> None:
+    """Rank 0 writes each strategy's time, that of the slowest rank."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=problem.ranks)
+    a, b, scale = features(problem.pairs_of_ranks[rank], problem.dim, getattr(torch, problem.dtype), seed=rank)
+    found = {}
+    for strategy in STRATEGIES:
+        options = {"group": dist.group.WORLD, "strategy": strategy}
+        seconds = torch.tensor(fastest(functools.partial(step, problem, (a, b, scale), options)))
+        dist.all_reduce(seconds, dist.ReduceOp.MAX)
+        found[strategy] = {"step_s": seconds.item()}
+    if rank == 0:
+        Path(results).write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def grouped(problem: Problem) -> dict[str, dict[str, float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        store, results = f"{folder}/store", f"{folder}/results.json"
+        torch.multiprocessing.spawn(one_rank, (store, problem, results), nprocs=problem.ranks)
+        return json.loads(Path(results).read_text())
+
+
+def row(problem: Problem, plan: Plan, found: dict[str, float | None]) -> dict[str, Any]:
+    seconds = found["step_s"]
+    result = {
+        "loss": problem.loss, "batch": problem.batch, "ranks": plan.ranks, "strategy": plan.strategy,
+        "planned_s": plan.times.step, "measured_s": seconds, "ratio": (seconds or 0.0) / plan.times.step,
+        "planned_extra_bytes": plan.extra, "measured_extra_bytes": found.get("extra_bytes"),
+    }  # fmt: skip
+    typer.echo(
+        f"{plan.strategy:7s} {problem.loss:9s} N = {problem.batch:6d}: planned {plan.times.step * 1e3:8.1f} ms, measured "
+        f"{(seconds or 0.0) * 1e3:8.1f} ms, ratio {result['ratio']:.2f}"
+    )
+    return result
+
+
+def compare(loss: str, batch: int, dim: int, dtype: str, ranks: int, machine: Machine) -> list[dict[str, Any]]:
+    problem = Problem(loss, batch, dim, dtype, ranks, device="cpu")
+    found = {"single": alone(problem), **grouped(problem)}
+    return [row(problem, plan, found[plan.strategy]) for plan in plans(problem, machine)]
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Write the results here.")] = Path("benchmarks/results/plan.json"),
+    sizes: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "4096,8192",
+    losses: Annotated[str, typer.Option(help="Losses, separated by commas.")] = ",".join(LOSSES),
+    dim: Annotated[int, typer.Option(help="Width of the features.")] = 512,
+    dtype: Annotated[str, typer.Option(help="Of the features.")] = "float32",
+    ranks: Annotated[int, typer.Option(min=2, help="Processes of the group.")] = 2,
+) -> None:
+    torch.set_num_threads(1)
+    rows, machines = [], {}
+    for loss in losses.split(","):
+        machine = measured(Machine(name="this machine", device="cpu"), loss, dim, dtype)
+        machines[loss] = machine.figures()
+        for batch in sizes.split(","):
+            rows += compare(loss, int(batch), dim, dtype, ranks, machine)
+    content = {"environment": environment(), "dim": dim, "dtype": dtype, "machines": machines, "results": rows}
+    write_atomically(out, lambda file: file.write(json.dumps(content, indent=1).encode()))
+    typer.echo(f"results: {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
