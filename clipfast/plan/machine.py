@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from clipfast.extras import require
 from clipfast.plan.problem import DEVICES
 
 DEFAULT, FILE, FLAG, MEASURED = "default", "file", "flag", "measured here"
@@ -79,9 +78,11 @@ def default(dtype: str) -> Machine:
 def read(path: Path, dtype: str) -> Machine:
     """A machine from a TOML file of ``Machine``'s fields; ``product_tflops`` may be a table by dtype.
 
-    Raises ValueError for what is no such file, OSError for one that cannot be read.
+    Raises ValueError for a file that cannot be read or says something else.
     """
-    given = _parse(path)
+    from clipfast.training.sources import read_toml
+
+    given = read_toml(path)
     unknown = sorted(given.keys() - {"name", "device", *FIGURES})
     if unknown:
         raise ValueError(f"{path}: unknown {', '.join(unknown)}; accepted: name, device, {', '.join(FIGURES)}")
@@ -94,14 +95,3 @@ def read(path: Path, dtype: str) -> Machine:
         return default(dtype).updated(FILE, **{"name": path.stem, **given})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        tomllib = require("tomli", "a machine file", extra="cli")
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except ValueError as error:  # tomllib's own, and text that is no UTF-8
-        raise ValueError(f"{path} is no TOML file: {error}") from error

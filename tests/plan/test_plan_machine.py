@@ -42,7 +42,7 @@ def test_a_flag_outranks_the_file(tmp_path: Path) -> None:
         ('device = "tpu"', "device='tpu' is unknown; accepted: cuda, cpu"),
         ("bandwidth = 3", "unknown bandwidth; accepted: name, device, product_tflops"),
         ("[product_tflops]\nfloat64 = 3", "the table product_tflops has no bfloat16; it has float64"),
-        ("copy_gb_s: 3", "is no TOML file"),
+        ("copy_gb_s: 3", "is not a TOML file"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path: Path, text: str, message: str) -> None:
@@ -54,7 +54,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path: Path, text: s
 def test_text_that_is_no_utf8(tmp_path: Path) -> None:
     path = tmp_path / "latin.toml"
     path.write_bytes(b'name = "M\xfcnchen"')
-    with pytest.raises(ValueError, match=r"latin\.toml is no TOML file"):
+    with pytest.raises(ValueError, match=r"latin\.toml is not a TOML file"):
         machine.read(path, "bfloat16")
 
 
