@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from cases import LOSSES, SIZES, STRATEGIES, Batch, Call, check, converged_pairs
+from distributed_cases import LOSSES, SIZES, STRATEGIES, Batch, Call, check, converged_pairs
 from helpers import CLIP, INFO_NCE, NT_XENT, error
 from processes import run_processes
 
@@ -78,6 +78,10 @@ def one_pair_each(rank: int, group: dist.ProcessGroup, strategy: str) -> None:
     for loss in LOSSES:
         check(Call(loss), Batch.of((1, 1, 1)), rank, group, EXACT, "mean", strategy=strategy)
         check(Call(loss), Batch.of((1, 200, 2)), rank, group, EXACT, "mean", strategy=strategy)
+    alike = Batch.of((1, 200, 2))
+    alike.a, alike.b = (1 + x / 1000 for x in (alike.a, alike.b))  # all logits near the bound: their sum must not overflow
+    call = Call(CLIP, 100.0, torch.float32, wants=(), options={"normalize": True})
+    check(call, alike, rank, group, 1e-6, "mean", strategy=strategy)
 
 
 def many_tiles(rank: int, group: dist.ProcessGroup, strategy: str) -> None:

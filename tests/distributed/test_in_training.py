@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from cases import LOSSES, STRATEGIES, Batch, Call
+from distributed_cases import LOSSES, STRATEGIES, Batch, Call
 from helpers import CLIP, NT_XENT, SIGLIP, error
 from processes import run_processes
 from torch import Tensor, nn

@@ -48,25 +48,28 @@ class Batch:
 
 @dataclass
 class Call:
-    """A loss with its options; ``wants`` are the inputs that require a gradient."""
+    """A loss with its options; ``wants`` are the inputs that require a gradient. Results come back to the CPU."""
 
     loss: Loss
     scale: float = 10.0
     dtype: torch.dtype = torch.float64
     wants: tuple[str, ...] = ("a", "b", "scale", "bias")
     options: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
     def run(self, a: Tensor, b: Tensor, targets: Tensor | None = None, **options: Any) -> Result:
         wide = torch.promote_types(self.dtype, torch.float32)
         given = {"a": (a, self.dtype), "b": (b, self.dtype), "scale": (torch.tensor(self.loss.knob(self.scale)), wide)}
         if self.loss.has_bias:
             given["bias"] = (torch.tensor(BIAS), wide)
-        leaves = {k: x.detach().to(t, copy=True).requires_grad_(k in self.wants) for k, (x, t) in given.items()}
-        more = {} if targets is None else {"targets": targets}
+        leaves = {k: x.detach().to(self.device, t, copy=True).requires_grad_(k in self.wants) for k, (x, t) in given.items()}
+        more = {} if targets is None else {"targets": targets.to(self.device)}
         value = self.loss(*(leaves[k] for k in ("a", "b", "scale")), leaves.get("bias"), **self.options, **more, **options)
         if value.requires_grad:
             value.sum().backward()
-        return Result(value.detach().double(), {k: x.grad.double() for k, x in leaves.items() if x.grad is not None})
+        return Result(
+            value.detach().double().cpu(), {k: x.grad.double().cpu() for k, x in leaves.items() if x.grad is not None}
+        )
 
     def everywhere(self, batch: Batch, rank: int, group: dist.ProcessGroup, **options: Any) -> Result:
         """This rank's result; its scale and bias gradients are summed over the ranks."""
@@ -74,12 +77,14 @@ class Call:
         got = self.run(*batch.part(rank), targets, group=group, **options)
         for name in ("scale", "bias"):
             if name in got.grads:
-                dist.all_reduce(got.grads[name], group=group)
+                total = got.grads[name].to(self.device)
+                dist.all_reduce(total, group=group)
+                got.grads[name] = total.cpu()
         return got
 
     def expected(self, batch: Batch, rank: int, **options: Any) -> Result:
         """What that must be: the dense definition in one process, whose gradients of this rank's part are cut out."""
-        dense = replace(self, dtype=torch.float64)
+        dense = replace(self, dtype=torch.float64, device="cpu")
         a, b = (x.to(self.dtype).double() for x in (batch.a, batch.b))
         want = dense.run(a, b, batch.whole_targets(), backend="reference", **options)
         parts = {"a": batch.row_slice(rank), "b": batch.col_slice(rank)}
