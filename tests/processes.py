@@ -14,11 +14,19 @@ import torch
 import torch.distributed as dist
 
 EXCHANGE = timedelta(seconds=20)  # for one exchange; a process that waits longer raises
+PRELOADED = ["torch", "torch.distributed", "torch._dynamo", "clipfast.training.engine", "rich.progress", "PIL.PngImagePlugin"]
+
+
+def forkserver() -> multiprocessing.context.ForkServerContext:
+    """Starts processes that have imported what all need: once for all tests, a start then takes a moment."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def run_processes(function: Callable[[int], None], folder: Path, world_size: int = 2, seconds: float = 60.0) -> None:
     """``function(rank)`` in every process of a group. The first failure ends all and is raised here, with its traceback."""
-    context = multiprocessing.get_context("spawn")
+    context = forkserver()
     errors = context.SimpleQueue()
     arguments = [(function, str(folder / "store"), rank, world_size, errors) for rank in range(world_size)]
     processes = [context.Process(target=_process, args=a, daemon=True) for a in arguments]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import forkserver
 from torch import Tensor
 from train_cases import config, letters, same_bits, steps, weights, write_pairs
 
@@ -93,9 +94,7 @@ def child(folder: str, output: str, sabotage: tuple[Callable[..., None], tuple[A
 
 
 def start(folder: Path, output: Path, sabotage: Any = None, slow: float = 0.0) -> multiprocessing.process.BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed", "clipfast", "clipfast.training.engine"])
-    process = context.Process(target=child, args=(str(folder), str(output), sabotage, slow))
+    process = forkserver().Process(target=child, args=(str(folder), str(output), sabotage, slow))
     process.start()
     return process
 
