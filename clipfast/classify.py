@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipfast.extras import require
 from clipfast.files import write_atomically
+from clipfast.pictures import UnreadableError, read_picture
 from clipfast.siglip_tokenizer import SentencePieceTokenizer
 from clipfast.zero_shot import ZeroShotClassifier
 
@@ -28,21 +28,6 @@ class Result:
     path: Path
     best: tuple[tuple[str, float], ...] = ()
     error: str | None = None
-
-
-def find_pictures(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are given, and of folders the pictures below them, sorted; ValueError for a folder without any."""
-    found: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)  # also one that does not exist: it is reported with the unreadable ones
-            continue
-        suffixes = require("PIL.Image", "reading pictures", "pillow").registered_extensions()
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-        if not inside:
-            raise ValueError(f"there are no pictures in the folder {path}")
-        found += inside
-    return found
 
 
 def read_lines(path: Path, what: str) -> list[str]:
@@ -103,14 +88,10 @@ def _best(classifier: ZeroShotClassifier, pictures: Sequence[Tensor], k: int) ->
 
 def _read(path: Path, preprocess: Callable[[Any], Tensor]) -> Tensor | str:
     """The preprocessed picture, or why there is none."""
-    image_module = require("PIL.Image", "reading pictures", "pillow")
     try:
-        with image_module.open(path) as image:
-            return preprocess(image)
-    except Exception as error:  # a damaged file may raise anything in a decoder; one file must not end a run over many
-        if isinstance(error, image_module.UnidentifiedImageError):
-            return "not a picture in a format that pillow reads"
-        return (getattr(error, "strerror", None) or str(error) or repr(error)).splitlines()[0]
+        return read_picture(path, preprocess)
+    except UnreadableError as error:
+        return str(error)
 
 
 def write_csv(path: Path, results: Iterable[Result]) -> None:

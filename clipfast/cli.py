@@ -100,14 +100,12 @@ def demo(
     """Show what the fused loss saves, then train a small CLIP with it on named icons and classify a style it never saw."""
     from clipfast.bench.measure import compare
     from clipfast.bench.report import table
-    from clipfast.demo.extras import check_installed
+    from clipfast.demo.run import check_installed, run
 
     try:
         check_installed()
     except ImportError as error:
         _stop(error)
-    from clipfast.demo.run import run
-
     console.print("[bold]What the loss saves[/bold] (python -m clipfast bench has more)")
     with console.status("measuring the dense and the fused loss"):
         comparison = compare("clip", 8192, 512, compiled=False, budget_seconds=6.0)
@@ -168,12 +166,13 @@ def classify(
     """
     from clipfast import classify as work
     from clipfast.hub import load
+    from clipfast.pictures import find_pictures
     from clipfast.zero_shot import DEFAULT_TEMPLATE, ZeroShotClassifier
 
     try:
         names = work.labels_from(labels, labels_file)
         prompts = [DEFAULT_TEMPLATE] if templates is None else work.read_lines(templates, "templates")
-        paths = work.find_pictures(images)
+        paths = find_pictures(images)
         network, preprocess = load(model, device, model=architecture)
         classifier = ZeroShotClassifier(network, names, prompts, work.tokenizer_from(sentencepiece, network))
         found = work.classify(paths, classifier, preprocess, top_k, batch_size)

@@ -1,23 +1,33 @@
-"""The demo: icons, captions, batches, files, and a tiny run from end to end."""
+"""The demo: icons, their files, its configuration, and a tiny run from end to end."""
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("PIL", reason="needs clipfast[demo]")
 pytest.importorskip("matplotlib", reason="needs clipfast[demo]")
 pytest.importorskip("rich", reason="needs clipfast[demo]")
+pytest.importorskip("ftfy", reason="needs clipfast[demo]")
+pytest.importorskip("regex", reason="needs clipfast[demo]")
 
-from clipfast.demo import extras, load_demo, run
-from clipfast.demo.captions import PAD, START, Vocabulary, caption
-from clipfast.demo.icons import FOLDERS, HELD_OUT, TRAINING_STYLES, Icons, load_icons, pixels
-from clipfast.demo.train import Pairs, Recipe, build_model, move
+from PIL import Image
+
+import clipfast
+from clipfast.demo import DemoResult, run
+from clipfast.demo import icons as icons_module
+from clipfast.demo.config import write_config
+from clipfast.demo.dataset import caption, write_dataset
+from clipfast.demo.icons import FOLDERS, HELD_OUT, TRAINING_STYLES, Icons, load_icons
+from clipfast.demo.run import check_installed
 from clipfast.files import write_atomically
+from clipfast.training.log import read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,8 +40,10 @@ def icons() -> Icons:
         pytest.skip(str(error))
 
 
-def vocabulary_of(icons: Icons) -> Vocabulary:
-    return Vocabulary.of(caption(name, style) for name in icons.names for style in (*FOLDERS, None))
+@pytest.fixture(scope="module")
+def trained(icons: Icons, tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+    torch.set_num_threads(1)
+    return run(tmp_path_factory.mktemp("demo") / "new", names=12, epochs=25, seed=1)
 
 
 def test_icons_are_named_drawn_and_distinct(icons: Icons) -> None:
@@ -39,16 +51,15 @@ def test_icons_are_named_drawn_and_distinct(icons: Icons) -> None:
     assert set(icons.images) == set(FOLDERS)
     for pictures in icons.images.values():
         assert pictures.shape == (37, 24, 24)
-        assert pictures.dtype == torch.float32
-        assert pictures.amin() >= 0
-        assert pictures.amax(dim=(1, 2)).min() > 0.5
-        assert len(pictures.flatten(1).unique(dim=0)) == 37
+        assert pictures.dtype == np.uint8
+        assert pictures.max(axis=(1, 2)).min() > 127
+        assert len(np.unique(pictures.reshape(37, -1), axis=0)) == 37
 
 
 def test_no_held_out_picture_is_trained_on(icons: Icons) -> None:
-    training = torch.cat([icons.images[style] for style in TRAINING_STYLES]).flatten(1)
+    training = {drawn.tobytes() for style in TRAINING_STYLES for drawn in icons.images[style]}
     assert HELD_OUT not in TRAINING_STYLES
-    assert (torch.cdist(icons.images[HELD_OUT].flatten(1), training) > 0).all()
+    assert not {drawn.tobytes() for drawn in icons.images[HELD_OUT]} & training
 
 
 def test_no_name_has_a_style_in_it() -> None:
@@ -62,99 +73,83 @@ def test_the_seed_chooses_the_names(icons: Icons) -> None:
         load_icons(100_000)
 
 
-def test_vocabulary_ends_with_the_largest_id() -> None:
-    vocabulary = Vocabulary.of([caption("home work"), caption("add", "outlined"), caption("add", "sharp")])
-    assert vocabulary.words == ("a", "add", "an", "home", "icon", "of", "outlined", "sharp", "work")
-    rows = vocabulary.encode(["an icon of home work", "an outlined icon of add", "home"])
-    assert rows.shape == (3, 7)
-    assert rows.dtype == torch.int64
-    assert rows[2].tolist() == [START, 5, vocabulary.end, PAD, PAD, PAD, PAD]
-    assert rows.amax(1).tolist() == [len(vocabulary) - 1] * 3
-    assert [vocabulary.words[i - 2] for i in rows[1, 1:6].tolist()] == ["an", "outlined", "icon", "of", "add"]
+def test_captions() -> None:
+    assert [caption("add", style) for style in (None, "sharp", "outlined")] == [
+        "an icon of add",
+        "a sharp icon of add",
+        "an outlined icon of add",
+    ]
 
 
-def test_vocabulary_refuses_what_it_cannot_encode() -> None:
-    vocabulary = Vocabulary.of(["an icon"])
-    with pytest.raises(ValueError, match=r"'a red icon' has words .*: a, red"):
-        vocabulary.encode(["a red icon"])
-    with pytest.raises(ValueError, match="too long: 5 tokens with start and end, of at most 4"):
-        vocabulary.encode(["an icon icon"])
+def test_the_files_hold_the_icons_and_nothing_of_the_held_out_style(icons: Icons, tmp_path: Path) -> None:
+    write_dataset(tmp_path, icons)
+    with (tmp_path / "pairs.csv").open(newline="") as file:
+        pairs = list(csv.DictReader(file))
+    assert len(pairs) == 37 * len(TRAINING_STYLES) * 2
+    assert not any(HELD_OUT in pair["caption"] or HELD_OUT in pair["image"] for pair in pairs)
+    with (tmp_path / "held_out.csv").open(newline="") as file:
+        test = list(csv.DictReader(file))
+    assert [row["name"] for row in test] == list(icons.names)
+    for row in (*pairs[::7], *test):
+        style = Path(row["image"]).parent.name
+        drawn = icons.images[style][icons.names.index(row["name"])]
+        assert np.array_equal(np.asarray(Image.open(tmp_path / row["image"])), drawn)
+        assert row.get("caption", caption(row["name"])) in (caption(row["name"]), caption(row["name"], style))
 
 
-def test_no_name_comes_twice_in_a_batch(icons: Icons) -> None:
-    pairs = Pairs(icons, vocabulary_of(icons), Recipe(batch_size=12, styled_captions=0.0), seed=0)
-    epoch = []
-    for _ in range(3):
-        images, texts = pairs.draw()
-        assert images.shape == (12, 1, 24, 24)
-        assert len(texts.unique(dim=0)) == 12
-        epoch.append(texts)
-    assert len(torch.cat(epoch).unique(dim=0)) == 36
+def test_the_configuration_is_the_training_command_s(tmp_path: Path) -> None:
+    folder = tmp_path / 'a "name" with é'
+    folder.mkdir()
+    config = write_config(folder, names=500, epochs=50, seed=3)
+    assert Path(config.output) == folder
+    assert (config.batch_size, config.epochs, config.seed) == (250, 50, 3)
+    assert config.data.distinct == "name"
+    assert config.evaluation.zero_shot is not None
+    assert config.evaluation.zero_shot.templates == ("a sharp icon of {}",)
+    assert config.evaluation.every_steps == 60
+    assert write_config(folder, names=12, epochs=1, seed=0).batch_size == 12
 
 
-def test_batches_pair_pictures_with_their_captions(icons: Icons) -> None:
-    recipe = Recipe(batch_size=37, styled_captions=1.0, shift=0.0, zoom=0.0, turn=0.0)
-    vocabulary = vocabulary_of(icons)
-    images, texts = Pairs(icons, vocabulary, recipe, seed=3).draw()
-    for image, text in zip(images, texts, strict=True):
-        words = [vocabulary.words[i - 2] for i in text.tolist() if START < i < vocabulary.end]
-        style, name = words[1], " ".join(words[4:])
-        drawn = icons.images[style][icons.names.index(name)]
-        torch.testing.assert_close(image, pixels(drawn[None])[0], atol=1e-5, rtol=0)
-
-
-def test_move_shifts_by_pixels() -> None:
-    random = torch.Generator().manual_seed(0)
-    images = torch.zeros(200, 9, 9)
-    images[:, 4, 4] = 1.0
-    moved = move(images, Recipe(shift=2.0, zoom=0.0, turn=0.0), random)
-    centres = (moved.sum(1) * torch.arange(9)).sum(1) - 4
-    assert 1.8 < centres.abs().max() <= 2.0 + 1e-4
-    torch.testing.assert_close(moved.sum((1, 2)), torch.ones(200))
-
-
-def test_run_writes_its_files_and_the_checkpoint_gives_the_same_features(icons, tmp_path: Path, capsys) -> None:
-    result = run(tmp_path / "new", names=37, steps=3, seed=0)
-    written = {result.checkpoint, result.curve, result.predictions}
-    assert set((tmp_path / "new").iterdir()) == written
-    assert all(path.stat().st_size > 1000 for path in written)
+def test_run_writes_its_files_and_says_so(tmp_path: Path, capsys) -> None:
+    result = run(tmp_path / "new", names=12, epochs=1, seed=0)
+    written = {result.model, result.curve, result.predictions}
+    assert all(path.parent == tmp_path / "new" and path.stat().st_size > 1000 for path in written)
     assert 0 <= result.top1 <= result.top5 <= 1
     said = capsys.readouterr().out
     assert all(str(path) in said for path in written)
-
-    contents = torch.load(result.checkpoint, weights_only=True)
-    assert set(contents) == {"config", "state_dict", "vocabulary", "names"}
-    again = run(tmp_path / "again", names=37, steps=3, seed=0)
-    first, second = load_demo(result.checkpoint), load_demo(again.checkpoint)
-    assert first.names == icons.names
-    assert first.vocabulary == second.vocabulary == vocabulary_of(icons)
-    images = pixels(icons.images[HELD_OUT])
-    texts = first.vocabulary.encode(caption(name, HELD_OUT) for name in first.names)
-    assert torch.equal(first.model.encode_image(images), second.model.encode_image(images))
-    assert torch.equal(first.model.encode_text(texts), second.model.encode_text(texts))
-    hits = first.model(images, texts)[0].argmax(1) == torch.arange(37)
-    assert hits.float().mean().item() == pytest.approx(result.top1)
+    again = run(tmp_path / "new", names=12, epochs=1, seed=0)  # in place of the first
+    assert (again.top1, again.top5) == (result.top1, result.top5)
+    assert [event["event"] for event in read_log(tmp_path / "new" / "log.jsonl")].count("started") == 1
 
 
-def test_training_learns_a_few_names(icons, tmp_path: Path) -> None:
-    result = run(tmp_path, names=12, steps=100, seed=1)
-    assert result.top1 >= 0.75
-    assert result.top5 >= result.top1
+def test_training_learns_a_few_names(trained: DemoResult) -> None:
+    assert trained.top1 >= 0.75
+    assert trained.top5 >= trained.top1
 
 
-def test_the_caller_s_random_numbers_are_left_alone(icons) -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    build_model(24, vocabulary_of(icons), seed=0)
-    assert torch.equal(torch.rand(3), expected)
+def test_the_model_that_is_written_has_the_accuracy_that_was_reported(trained: DemoResult) -> None:
+    model, preprocess = clipfast.load(trained.model, "cpu")
+    names = load_icons(12, seed=1).names
+    classifier = clipfast.ZeroShotClassifier(model, names, "a sharp icon of {}")
+    folder = trained.model.parent / "pictures" / HELD_OUT
+    images = torch.stack([preprocess(Image.open(folder / f"{name.replace(' ', '_')}.png")) for name in names])
+    hits = classifier.predict(images) == torch.arange(12)
+    assert hits.float().mean().item() == pytest.approx(trained.top1)
 
 
-def test_run_refuses_no_steps_and_no_threads(tmp_path: Path) -> None:
+def test_run_refuses_no_epochs_and_no_threads(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 1 thread, but got 0"):
         run(tmp_path, threads=0)
-    with pytest.raises(ValueError, match="at least 1 step, but got 0"):
-        run(tmp_path, steps=0)
+    with pytest.raises(ValueError, match="at least 1 epoch, but got 0"):
+        run(tmp_path, epochs=0)
+
+
+def test_a_run_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-00000010.pt").write_bytes(b"somebody's")
+    with pytest.raises(ValueError, match="has checkpoints of a run already"):
+        run(tmp_path, names=12, epochs=1)
+    assert (tmp_path / "checkpoints" / "step-00000010.pt").read_bytes() == b"somebody's"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -172,16 +167,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_named(monkeypatch) -> None:
-    advice = r"the demo needs {}, which is not installed: pip install 'clipfast\[demo\]'"
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=advice.format("matplotlib")):
-        extras.require("matplotlib.figure")
-    monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    with pytest.raises(ImportError, match=advice.format("pillow")):
-        extras.require("PIL.Image", "pillow")
-    monkeypatch.setattr(extras, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=advice.format("iconipy")):
-        extras.check_installed()
+    with pytest.raises(ImportError, match=r"the demo needs matplotlib, which is not installed: .*'clipfast\[demo\]'"):
+        check_installed()
+    monkeypatch.setattr(icons_module, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"the demo needs iconipy, which is not installed: .*'clipfast\[demo\]'"):
+        check_installed()
 
 
 def test_importing_the_library_imports_neither_models_nor_demo() -> None:

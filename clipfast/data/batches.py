@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from clipfast.data.order import seed_of
-from clipfast.data.records import Example, Record, Records, Skipped, UnreadableError, read_picture
+from clipfast.data.records import Example, Record, Records, Skipped
+from clipfast.pictures import UnreadableError, read_picture
 
 Tokenize = Callable[[list[str]], Tensor]
 
@@ -53,8 +54,8 @@ class PairMaker:
     def item(self, record: Record, *numbers: int) -> tuple[Tensor, Tensor]:
         seed = seed_of(*numbers)
         with _seeded(seed):
-            image = read_picture(record.image, self.transform)
-        return image, ids_of(record.captions[seed % len(record.captions)], self.tokenize)
+            image = _picture(record, self.transform)
+        return image, _ids(record.captions[seed % len(record.captions)], self.tokenize)
 
     def batch(self, images: Tensor, rest: tuple[Tensor, ...], skipped: tuple[Skipped, ...]) -> PairBatch:
         return PairBatch(images, torch.stack(rest) if rest else torch.empty(0, 0, dtype=torch.int64), skipped)
@@ -67,13 +68,22 @@ class PictureMaker:
     transform: Callable[[Any], Tensor]
 
     def item(self, record: Record, *numbers: int) -> tuple[Tensor, tuple[str, ...]]:
-        return read_picture(record.image, self.transform), record.captions
+        return _picture(record, self.transform), record.captions
 
     def batch(self, images: Tensor, rest: tuple[tuple[str, ...], ...], skipped: tuple[Skipped, ...]) -> PictureBatch:
         return PictureBatch(images, rest, skipped)
 
 
-def ids_of(caption: str, tokenize: Tokenize) -> Tensor:
+def _picture(record: Record, transform: Callable[[Any], Tensor]) -> Tensor:
+    try:
+        return read_picture(record.image, transform)
+    except UnreadableError as error:
+        if isinstance(record.image, bytes):
+            raise
+        raise UnreadableError(f"{record.image}: {error}") from error
+
+
+def _ids(caption: str, tokenize: Tokenize) -> Tensor:
     """(L,); ``UnreadableError`` for a text that is too long, if the tokenizer does not cut it."""
     try:
         return tokenize([caption])[0]
@@ -91,7 +101,7 @@ def made(maker: Maker, examples: Iterator[Example | Skipped], *numbers: int) -> 
         try:
             items.append(maker.item(example.record, *numbers, example.place))
         except UnreadableError as error:
-            skipped.append(Skipped(example.where, str(error).removeprefix(f"{example.where}: ")))  # where it is the picture
+            skipped.append(Skipped(example.where, str(error).removeprefix(f"{example.where}: ")))
     images, rest = zip(*items, strict=True) if items else ((), ())
     return maker.batch(torch.stack(images) if items else torch.empty(0), rest, tuple(skipped))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from clipfast.classify import find_pictures
 from clipfast.data.config import DataConfig
 from clipfast.data.records import Record
+from clipfast.pictures import find_pictures
 from clipfast.zero_shot import fill
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from torch import Tensor
 
-from clipfast.extras import require
+from clipfast.pictures import UnreadableError
 
 
 class Skipped(NamedTuple):
@@ -17,10 +14,6 @@ class Skipped(NamedTuple):
 
     where: str
     why: str
-
-
-class UnreadableError(Exception):
-    """Its message says why a pair is left out."""
 
 
 class NothingReadableError(ValueError):
@@ -61,20 +54,6 @@ class Grouped(Records, Protocol):
 
     def groups(self, name: str) -> np.ndarray:
         """(len,) int64: the same number where ``name`` (a column, or "class") has the same value."""
-
-
-def read_picture(image: str | bytes, transform: Callable[[Any], Tensor]) -> Tensor:
-    """``transform`` of the picture; ``UnreadableError`` if it is missing, damaged or cut off."""
-    opener = require("PIL.Image", "reading pictures", "pillow")
-    try:
-        with opener.open(io.BytesIO(image) if isinstance(image, bytes) else image) as picture:
-            return transform(picture)
-    except Exception as error:  # a damaged file may raise anything in a decoder; one file must not end a run over many
-        name = "" if isinstance(image, bytes) else f"{image}: "
-        if isinstance(error, opener.UnidentifiedImageError):
-            raise UnreadableError(f"{name}not a picture in a format that pillow reads") from error
-        reason = getattr(error, "strerror", None) or str(error) or repr(error)
-        raise UnreadableError(name + reason.splitlines()[0]) from error
 
 
 def checked_captions(value: object, origin: str) -> tuple[str, ...]:

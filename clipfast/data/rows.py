@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from clipfast.data.records import UnreadableError
+from clipfast.pictures import UnreadableError
 
 
 class Rows:

@@ -17,8 +17,9 @@ import numpy as np
 
 from clipfast.data.config import DataConfig
 from clipfast.data.order import seed_of
-from clipfast.data.records import Skipped, UnreadableError, checked_captions
+from clipfast.data.records import Skipped, checked_captions
 from clipfast.extras import require
+from clipfast.pictures import UnreadableError
 
 IMAGES, CAPTION = "jpg;jpeg;png;webp", "txt"
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from clipfast.demo.extras import folder_of, require
+from clipfast.extras import require
 
 FOLDERS = {
     "filled": "material_icons_regular",
@@ -18,18 +18,19 @@ FOLDERS = {
     "sharp": "material_icons_sharp_regular",
 }
 HELD_OUT = "sharp"
+IMAGE_SIZE = 24
 TRAINING_STYLES = tuple(style for style in FOLDERS if style != HELD_OUT)
 
 
 @dataclass(frozen=True)
 class Icons:
-    """``images[style]`` is (names, size, size) in [0, 1], white on black, in the order of ``names``."""
+    """``images[style]`` is (names, size, size) uint8, white on black, in the order of ``names``."""
 
     names: tuple[str, ...]
-    images: dict[str, Tensor]
+    images: dict[str, np.ndarray]
 
 
-def load_icons(count: int | None = None, size: int = 24, seed: int = 0) -> Icons:
+def load_icons(count: int | None = None, size: int = IMAGE_SIZE, seed: int = 0) -> Icons:
     """Draw ``count`` icons (all of them for None), chosen by ``seed``.
 
     No two are alike in any style, and no held-out picture is among those to train on.
@@ -44,12 +45,20 @@ def load_icons(count: int | None = None, size: int = 24, seed: int = 0) -> Icons
             raise ValueError(f"the number of names must be between 2 and {len(kept)}, but is {count}")
         order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed)).tolist()
         kept = sorted(kept[i] for i in order[:count])
-    images = {style: torch.from_numpy(pictures[style][kept]).float() / 255 for style in FOLDERS}
+    images = {style: drawn[kept] for style, drawn in pictures.items()}
     return Icons(tuple(names[i].replace("_", " ") for i in kept), images)
 
 
+def icon_folder() -> Path:
+    """Where iconipy's files are, without running its code, which imports window toolkits that may be absent."""
+    spec = find_spec("iconipy")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("the demo needs iconipy, which is not installed: pip install 'clipfast[demo]'")
+    return Path(next(iter(spec.submodule_search_locations))) / "assets"
+
+
 def _font_folder(style: str) -> Path:
-    return folder_of("iconipy") / "assets" / FOLDERS[style]
+    return icon_folder() / FOLDERS[style]
 
 
 def _codepoints(style: str) -> dict[str, str]:
@@ -61,7 +70,9 @@ def _codepoints(style: str) -> dict[str, str]:
 
 def _draw(style: str, characters: list[str], size: int) -> np.ndarray:
     """(icons, size, size) uint8: the fonts are drawn on a square whose bottom left corner is the baseline's start."""
-    image, image_draw, image_font = (require(f"PIL.{part}", "pillow") for part in ("Image", "ImageDraw", "ImageFont"))
+    image, image_draw, image_font = (
+        require(f"PIL.{part}", "the demo", "pillow", "demo") for part in ("Image", "ImageDraw", "ImageFont")
+    )
     (file,) = (path for path in _font_folder(style).iterdir() if path.suffix in {".ttf", ".otf"})
     font = image_font.truetype(str(file), size)
     pictures = np.empty((len(characters), size, size), np.uint8)
@@ -84,8 +95,3 @@ def _usable(pictures: dict[str, np.ndarray], count: int) -> list[int]:
             kept.append(i)
         seen |= looks
     return kept
-
-
-def pixels(images: Tensor) -> Tensor:
-    """(B, size, size) in [0, 1] to the model's input (B, 1, size, size) in [-1, 1]."""
-    return images.unsqueeze(1) * 2 - 1

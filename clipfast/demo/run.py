@@ -1,25 +1,27 @@
-"""The whole demo in one function: draw the icons, train, test on the style that was held out, and write the files."""
+"""The whole demo in one function: write the icons as files, train on them, test on the style that was held out."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from clipfast.demo.captions import Vocabulary, caption
-from clipfast.demo.checkpoint import save_demo
-from clipfast.demo.extras import check_installed
-from clipfast.demo.icons import FOLDERS, HELD_OUT, TRAINING_STYLES, Icons, load_icons
-from clipfast.demo.progress import progress
-from clipfast.demo.report import ZeroShot, draw_curve, draw_predictions, zero_shot
-from clipfast.demo.train import History, Pairs, Recipe, build_model, train
-from clipfast.models import CLIP
+from clipfast.classify import classify
+from clipfast.demo.config import CONFIG, write_config
+from clipfast.demo.dataset import caption, picture_path, write_dataset
+from clipfast.demo.icons import HELD_OUT, IMAGE_SIZE, TRAINING_STYLES, Icons, icon_folder, load_icons
+from clipfast.demo.report import draw_curve, draw_predictions
+from clipfast.extras import require
+from clipfast.hub import load
+from clipfast.models import create_model
+from clipfast.training.config import TrainConfig
+from clipfast.training.engine import Summary, train
+from clipfast.zero_shot import ZeroShotClassifier
 
-IMAGE_SIZE = 24
+EPOCHS = 50
 
 
 @dataclass(frozen=True)
@@ -29,36 +31,50 @@ class DemoResult:
     top1: float
     top5: float
     seconds: float
-    checkpoint: Path
+    model: Path
     curve: Path
     predictions: Path
 
 
-def run(output_dir: str | Path, names: int = 500, steps: int = Recipe.steps, seed: int = 0, threads: int = 1) -> DemoResult:
-    """Train on ``names`` icons for ``steps`` steps and write three files to ``output_dir``.
+def run(output_dir: str | Path, names: int = 500, epochs: int = EPOCHS, seed: int = 0, threads: int = 1) -> DemoResult:
+    """Train on ``names`` icons for ``epochs`` epochs of 6 pairs a name, as the training command does, in ``output_dir``.
 
     The same seed gives the same icons and the same training on the same machine. With two idle cores ``threads=2``
     takes half the time; on a busy machine operations this small would mostly wait for the second thread, hence 1.
     Raises ImportError where the demo's packages are missing, ValueError for fewer than 2 names, more than there are,
-    or no steps.
+    or no epochs. What an earlier demo left in ``output_dir`` is replaced.
     """
-    if steps < 1:
-        raise ValueError(f"the demo needs at least 1 step, but got {steps}")
+    if epochs < 1:
+        raise ValueError(f"the demo needs at least 1 epoch, but got {epochs}")
     if threads < 1:
         raise ValueError(f"the demo needs at least 1 thread, but got {threads}")
     check_installed()
-    icons = load_icons(names, IMAGE_SIZE, seed)
-    vocabulary = Vocabulary.of(caption(name, style) for name in icons.names for style in (*FOLDERS, None))
-    model = build_model(IMAGE_SIZE, vocabulary, seed)
-    _introduce(icons, vocabulary, model)
-    began = time.perf_counter()
+    icons, folder = load_icons(names, seed=seed), Path(output_dir)
+    _clear(folder)
+    write_dataset(folder, icons)
+    config = write_config(folder, names, epochs, seed)
+    _introduce(config, names)
     with _threads(threads):
-        history = _train(model, icons, vocabulary, replace(Recipe(), steps=steps), seed)
-    seconds = time.perf_counter() - began
-    result = history.evaluations[-1][1]
-    files = _write(Path(output_dir), model, vocabulary, icons, history, result)
-    _conclude(result, len(icons.names), seconds, files)
-    return DemoResult(result.top1, result.top5, seconds, *files)
+        summary = train(config)
+        if summary.result is None:
+            raise KeyboardInterrupt  # which came during a step, and ended the training after it
+        result = _write(folder, icons, summary, summary.result)
+    _conclude(result, names)
+    return result
+
+
+def check_installed() -> None:
+    """Fail before the training rather than after it."""
+    icon_folder()
+    for module, package in (("PIL.ImageFont", "pillow"), ("matplotlib.figure", None), ("ftfy", None), ("regex", None)):
+        require(module, "the demo", package, extra="demo")
+
+
+def _clear(folder: Path) -> None:
+    """What an earlier demo trained there; a run that is not a demo's is left for the training to refuse."""
+    if (folder / CONFIG).exists():
+        for path in (*folder.glob("checkpoints/step-*.pt"), folder / "log.jsonl"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -71,34 +87,32 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(model: CLIP, icons: Icons, vocabulary: Vocabulary, recipe: Recipe, seed: int) -> History:
-    pairs = Pairs(icons, vocabulary, recipe, seed)
-    with progress(recipe.steps) as after_step:
-        return train(model, pairs, recipe, lambda: zero_shot(model, icons, vocabulary), after_step)
+def _write(folder: Path, icons: Icons, summary: Summary, weights: Path) -> DemoResult:
+    model, preprocess = load(weights)
+    classifier = ZeroShotClassifier(model, icons.names, caption("{}", HELD_OUT))
+    pictures = [folder / picture_path(name, HELD_OUT) for name in icons.names]
+    found = classify(pictures, classifier, preprocess, batch_size=256)
+    curve, predictions = folder / "curve.png", folder / "predictions.png"
+    draw_curve(curve, folder / "log.jsonl", len(icons.names))
+    draw_predictions(predictions, icons, [result.best[0][0] for result in found])
+    top1, top5 = (summary.progress.metrics[f"zero_shot/{name}"] for name in ("top1", "top5"))
+    return DemoResult(top1, top5, summary.seconds, weights, curve, predictions)
 
 
-def _write(
-    folder: Path, model: CLIP, vocabulary: Vocabulary, icons: Icons, history: History, result: ZeroShot
-) -> tuple[Path, Path, Path]:
-    checkpoint, curve, predictions = (folder / name for name in ("checkpoint.pt", "curve.png", "predictions.png"))
-    save_demo(checkpoint, model, vocabulary, icons.names)
-    draw_curve(curve, history, len(icons.names))
-    draw_predictions(predictions, icons, result)
-    return checkpoint, curve, predictions
-
-
-def _introduce(icons: Icons, vocabulary: Vocabulary, model: CLIP) -> None:
-    count, size = len(icons.names), IMAGE_SIZE
+def _introduce(config: TrainConfig, count: int) -> None:
+    model = create_model(config.model.shape, device="meta")
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    words = model.token_embedding.weight.numel() / 1e6
     styles = ", ".join(TRAINING_STYLES)
-    print(f"Training: {count} named icons in {len(TRAINING_STYLES)} styles ({styles}), {size}x{size} pixels.")
+    print(f"Training: {count} named icons in {len(TRAINING_STYLES)} styles ({styles}), {IMAGE_SIZE}x{IMAGE_SIZE} pixels.")
     print(f'Test: the same names in the style "{HELD_OUT}", which the training never sees, neither picture nor word.')
-    print(f"Model: a CLIP of {parameters:.2f} million parameters from scratch, {len(vocabulary)} tokens, on the CPU.")
+    print(f"Model: a CLIP of {parameters:.2f} million parameters from scratch, {words:.2f} of them for OpenAI's vocabulary.")
+    print(f"The same by hand: python -m clipfast train {config.folder / CONFIG} --output another/folder")
 
 
-def _conclude(result: ZeroShot, count: int, seconds: float, files: tuple[Path, Path, Path]) -> None:
-    print(f"Trained in {seconds:.0f} s.")
+def _conclude(result: DemoResult, count: int) -> None:
+    print(f"Trained in {result.seconds:.0f} s.")
     print(f"Zero-shot on {count} unseen {HELD_OUT} icons: top-1 {result.top1:.1%}, top-5 {result.top5:.1%}", end=" ")
     print(f"(chance {1 / count:.1%} and {min(5, count) / count:.1%}).")
-    for what, path in zip(("model", "training curve", "predictions"), files, strict=True):
+    for what, path in (("model", result.model), ("training curve", result.curve), ("predictions", result.predictions)):
         print(f"Wrote the {what}: {path}")
