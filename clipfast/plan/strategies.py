@@ -68,7 +68,7 @@ def chosen(problem: Problem) -> str:
     """What ``strategy="auto"`` takes."""
     if problem.ranks == 1:
         return SINGLE
-    gathered = problem.ranks * max(problem.rows_of_ranks) * problem.dim * (problem.given_bytes + 4)
+    gathered = problem.ranks * max(problem.rows_of_ranks) * problem.dim * (problem.given_bytes + problem.wide_bytes)
     return "gather" if gathered <= GATHER_BYTES else "ring"
 
 

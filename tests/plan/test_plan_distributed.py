@@ -16,8 +16,9 @@ from processes import run_processes
 from torch import Tensor
 
 from clipfast import widening
+from clipfast.distributed import call
 from clipfast.distributed.traffic import counted
-from clipfast.plan import memory, operations, traffic
+from clipfast.plan import memory, operations, strategies, traffic
 from clipfast.plan.problem import DTYPES, GRADIENTS, Problem
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
@@ -57,6 +58,7 @@ def counts(rank: int) -> None:
         even = Problem(loss.name, 20 * ranks, 24, ranks=ranks, device="cpu")
         for dtype in DTYPES:
             check_counts(replace(even, dtype=dtype), strategy, rank)
+            check_auto(replace(even, dtype=dtype), rank)
         for gradients in GRADIENTS:
             if served(loss, gradients):
                 uneven = replace(even, batch=even.batch + 1, dtype="float32", gradients=gradients, normalize=False)
@@ -73,6 +75,17 @@ def check_counts(problem: Problem, strategy: str, rank: int) -> None:
     assert sum(found.sent.values()) - sum(large.values()) < FEW_NUMBERS, found.sent
     planned = operations.grouped(problem, rank, traffic.blocks(problem, strategy))
     assert 2 * sum(products.values()) == sum(p.operations for p in planned), (problem, strategy)
+
+
+def check_auto(problem: Problem, rank: int) -> None:
+    """On both sides of the limit."""
+    gathered = problem.ranks * max(problem.rows_of_ranks) * problem.dim * (problem.given_bytes + problem.wide_bytes)
+    for limit, taken in ((gathered, "gather"), (gathered - 1, "ring")):
+        call.GATHER_BYTES = strategies.GATHER_BYTES = limit
+        with counted() as found:
+            step(problem, "auto", features(problem, rank))
+        assert taken in found.sent
+        assert strategies.chosen(problem) == taken
 
 
 def test_memory(tmp_path: Path) -> None:
