@@ -1,8 +1,7 @@
 """Replace open_clip's ClipLoss: the dense loss that it computes, and clipfast.ClipLoss, side by side.
 
-open_clip itself is not needed here. In its training code the swap is one line, before the loss is made::
-
-    open_clip.loss.ClipLoss = clipfast.ClipLoss
+open_clip itself is not needed here. Its own trainer takes the fused loss with ``python -m clipfast.integrations.open_clip``,
+which has the flags of ``open_clip_train.main``.
 """
 
 from __future__ import annotations

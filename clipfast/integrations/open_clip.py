@@ -15,7 +15,8 @@ from clipfast.losses import ClipLoss, SigLipLoss
 def create_loss(args: Any) -> nn.Module:
     """The loss for the trainer's parsed arguments, in place of ``open_clip.create_loss``.
 
-    ``SigLipLoss`` with ``--siglip``, ``ClipLoss`` otherwise. ValueError for distillation and CoCa, whose losses are others.
+    ``SigLipLoss`` with ``--siglip``, ``ClipLoss`` otherwise. ValueError for distillation and CoCa, whose losses are others, and
+    for Horovod.
     """
     if reason := _why_not(args):
         raise ValueError(reason)
@@ -27,7 +28,6 @@ def create_loss(args: Any) -> nn.Module:
         cache_labels=True,
         rank=args.rank,
         world_size=args.world_size,
-        use_horovod=args.horovod,
     )
 
 
@@ -46,6 +46,8 @@ def _why_not(args: Any) -> str | None:
         return "the distillation loss is not among clipfast's losses; run open_clip_train.main for --distill-model"
     if "coca" in args.model.lower():
         return f"CoCa's captioning loss is not among clipfast's losses; run open_clip_train.main for --model {args.model}"
+    if args.horovod:
+        return "Horovod is not supported; start the processes with torchrun, without --horovod"
     return None
 
 
