@@ -34,7 +34,10 @@ def create_loss(args: Any) -> nn.Module:
 def main(argv: Sequence[str] | None = None) -> Any:
     """``open_clip_train.main.main`` with ``create_loss`` of this module; ``argv`` is the command line by default."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    trainer: Any = require("open_clip_train.main", "open_clip's trainer", "open_clip_torch[training]", extra="peers")
+    try:
+        trainer: Any = require("open_clip_train.main", "open_clip's trainer", "open_clip_torch[training]", extra="peers")
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"error: {error}") from error
     if reason := _why_not(trainer.parse_args(arguments)):  # before the model is made, and not after
         raise SystemExit(f"error: {reason}")
     trainer.create_loss = create_loss
