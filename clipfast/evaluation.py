@@ -32,6 +32,7 @@ def zero_shot_metrics(
     of ``skipped`` ones, each of which is named in the log. Pictures are encoded ``batch_size`` at a time; of no more are
     features or logits kept. Raises ``NothingReadableError`` if no picture can be read.
     """
+    _check_whole(config)
     if is_shards(config):
         raise ValueError(f"{config.source}: zero-shot classification needs class folders, or a table with the classes' names")
     records = open_records(replace(config, templates=("{}",)))  # so that the caption of a picture is its class's name
@@ -42,7 +43,7 @@ def zero_shot_metrics(
     hits = torch.zeros(2, dtype=torch.float64)
     for batch in counts.over(pictures_of(records, transform, batch_size, config.workers), config.source):
         found = classifier.logits(batch.images).topk(min(5, len(names)), dim=1).indices.cpu()
-        right = found == torch.tensor([[numbers[caption]] for (caption,) in batch.captions])
+        right = found == torch.tensor([[numbers[_only(captions)]] for captions in batch.captions])
         hits += torch.stack([right[:, 0].sum(), right.sum()])
     top1, top5 = (hits / counts.pictures).tolist()
     return {"top1": top1, "top5": top5, **counts.metrics()}
@@ -57,6 +58,7 @@ def retrieval_metrics(
     also has the numbers of ``pictures``, ``texts`` and ``skipped`` pictures, each of which is named in the log. The features of
     all are kept, and their similarities one tile at a time. Raises ``NothingReadableError`` if no picture can be read.
     """
+    _check_whole(config)
     counts, images, texts = _Counts(), [], []
     captions_each: list[int] = []
     for batch in counts.over(described_pictures(config, transform, batch_size), config.source):
@@ -94,6 +96,18 @@ class _Counts:
 
     def metrics(self) -> dict[str, float]:
         return {"pictures": self.pictures, "skipped": self.skipped}
+
+
+def _check_whole(config: DataConfig) -> None:
+    for name in ("samples", "distinct"):
+        if getattr(config, name) is not None:
+            raise ValueError(f"{name} is for training: an evaluation reads every picture once; leave it out")
+
+
+def _only(captions: tuple[str, ...]) -> str:
+    if len(captions) > 1:
+        raise ValueError(f"a picture has one class in zero-shot classification; got {', '.join(captions)}")
+    return captions[0]
 
 
 def _encoded(model: Any, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -136,6 +139,7 @@ def batch_loader(
         sampler=keys,
         num_workers=workers,
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals,
         generator=torch.Generator(),  # the loader draws a number, which must not come from the training's generator
         persistent_workers=persistent and workers > 0,
         pin_memory=pin and torch.cuda.is_available(),
@@ -144,6 +148,20 @@ def batch_loader(
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _leave_signals(worker: int) -> None:
+    """A signal to all processes of a job is the training's to heed, which may still need this one for its last step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @contextmanager

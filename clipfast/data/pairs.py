@@ -26,7 +26,8 @@ class PairData(Protocol):
     steps: int
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[PairBatch]:
-        """Batches ``first`` to the last of that epoch; what they hold does not depend on ``first``."""
+        """Batches ``first`` to the last of that epoch; what they hold does not depend on ``first``. One epoch at a time: with
+        workers, a call ends what an earlier one gave."""
 
 
 def open_pairs(
@@ -53,7 +54,8 @@ def open_pairs(
 
 
 def is_shards(config: DataConfig) -> bool:
-    return ".tar" in config.source
+    path = Path(config.source)
+    return ".tar" in config.source and path.suffix.lower() not in ROWS and not path.is_dir()
 
 
 def open_records(config: DataConfig) -> Grouped:

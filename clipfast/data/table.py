@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,11 @@ class Table:
         return Record(os.path.join(self.root, path), captions)
 
     def labels(self) -> list[str]:
-        values = {value for value in self._rows.column(self.caption) if isinstance(value, str) and value.strip()}
-        return sorted(values)
+        found: set[str] = set()
+        for value in self._rows.column(self.caption):
+            with suppress(UnreadableError):
+                found.update(checked_captions(value, ""))
+        return sorted(found)
 
     def groups(self, name: str) -> np.ndarray:
         self._check(name)

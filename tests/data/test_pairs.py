@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
+import pickle
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -164,3 +170,36 @@ def test_values_that_are_refused(table: Path, options: dict, message: str):
 
 def test_a_list_of_templates_is_taken():
     assert DataConfig("x", templates=["a {}", "the {}"]).templates == ("a {}", "the {}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_is_the_training_s(table: Path, number: signal.Signals):
+    data = opened(table, workers=2)
+    expected = list(opened(table).epoch(0))
+    batches = data.epoch(0)
+    found = [next(batches)]
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        subprocess.run(["kill", f"-{number.value}", str(worker.pid)], check=True)  # from another process
+    found += batches
+    assert all(map(same, expected, found))
+    del data, batches
+    gc.collect()
+    assert all(worker.exitcode == 0 for worker in workers)
+
+
+def test_a_script_that_leaves_an_epoch_early_ends(table: Path):
+    """At its end Python sends its workers the signal that they pass over when others send it."""
+    code = f"""if True:
+        from clipfast.data import DataConfig, open_pairs
+        from data_files import PLAIN, digits
+        batches = open_pairs(DataConfig({str(table)!r}, workers=1), PLAIN, digits, batch_size=7, seed=0).epoch(0)
+        next(batches)"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=60)
+
+
+def test_the_parts_travel_to_other_processes(table: Path):
+    data = opened(table)
+    dataset = pickle.loads(pickle.dumps(data._loader.dataset))
+    (batch,) = data.epoch(0, first=5)
+    assert same(dataset[next(iter(data._keys))], batch)

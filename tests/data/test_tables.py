@@ -177,5 +177,7 @@ def test_labels_and_groups(tmp_path: Path):
     rows = [("a.png", "dog"), ("b.png", "cat"), ("a.png", "dog"), ("c.png", "")]
     table = Table(DataConfig(str(write_csv(tmp_path / "t.csv", rows))))
     assert table.labels() == ["cat", "dog"]
+    listed = [{"image": "a.png", "caption": caption} for caption in (["owl"], "cat", 5, [""], ["cat"])]
+    assert Table(DataConfig(str(write_jsonl(tmp_path / "t.jsonl", listed)))).labels() == ["cat", "owl"]
     assert table.groups("image").tolist() == [0, 1, 0, 2]
     assert table.groups("caption").tolist() == [0, 1, 0, 2]
