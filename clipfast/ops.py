@@ -221,10 +221,10 @@ def _(
     m, n = rows.shape[0], (rows if cols is None else cols).shape[0]
     copied = rows.numel() if cols is None else 0
     budget = Budget(workspace_bytes, dtype.itemsize, int(rows.shape[1]), rows.device.type)
-    keep = (want_rows or want_cols or want_scale) and not group
+    keep = want_rows or want_cols or want_scale
     lines = m + n if both else m
     state, shift = rows.new_empty(3, lines, dtype=torch.float64), rows.new_empty((), dtype=torch.float64)
-    kept = rows.new_empty(budget.kept_elements(m, n, copied) if keep else 0, dtype=dtype)
+    kept = rows.new_empty(budget.kept_elements(m, None if group else n, copied) if keep else 0, dtype=dtype)
     return rows.new_empty(lines, dtype=dtype), state, shift, kept, _sizes(group)
 
 

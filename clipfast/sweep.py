@@ -65,13 +65,11 @@ class Sweep:
         return min(self.budget.side, TILE_SIDE // 2) if self.pairs.triangle else self.budget.side
 
     def kept(self, wanted: bool) -> Tensor:
-        """Uninitialised memory for the tiles that stay between the passes; empty where no second pass follows.
-
-        In a group none are: most of the tiles are of other ranks' columns.
-        """
-        copied = self.pairs.rows.x.numel() if self.pairs.triangle else 0  # NT-Xent's two views in one matrix
-        keep = wanted and self.exchange.ranks == 1
-        return self.pairs.rows.x.new_empty(self.budget.kept_elements(*self.pairs.shape, copied) if keep else 0)
+        """Uninitialised memory for the tiles that stay between the passes; empty where no second pass follows."""
+        rows, cols = self.pairs.shape
+        copied = self.pairs.rows.x.numel() if self.pairs.symmetric else 0  # NT-Xent's two views in one matrix
+        room = self.budget.kept_elements(rows, cols if self.exchange.ranks == 1 else None, copied)
+        return self.pairs.rows.x.new_empty(room if wanted else 0)
 
     def workspace(self, kept: Tensor, consume: bool = False) -> Workspace:
         cols = max(longest(length, self.side) for length in self.exchange.blocks)

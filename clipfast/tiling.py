@@ -110,16 +110,18 @@ class Budget:
         fits = (math.isqrt(self.width**2 + 2 * elements) - self.width) // 2
         return max(SMALLEST_SIDE, min(TILE_SIDE, fits // SMALLEST_SIDE * SMALLEST_SIDE))
 
-    def kept_elements(self, rows: int, cols: int, copied: int = 0) -> int:
+    def kept_elements(self, rows: int, cols: int | None, copied: int = 0) -> int:
         """Elements of pass 1's tiles that stay for pass 2 (symbolic sizes allowed: no branch on them).
 
-        ``copied``: elements of a copy of the features that the caller had to make, which counts as workspace too.
+        ``cols=None``: as many as there is room for, where only the other ranks know how many columns there are. ``copied``:
+        elements of a copy of the features that the caller had to make, which counts as workspace too.
         """
         if self.device != "cpu":
             return 0
         # Half as much again as a tile is left to what the product library packs and the allocator rounds.
         spare = self.bytes // self.itemsize - self._temporaries(self.side) - 3 * self.side**2 // 2
-        return torch.sym_min(rows * cols, torch.sym_max(0, spare - copied))
+        room = torch.sym_max(0, spare - copied)
+        return room if cols is None else torch.sym_min(rows * cols, room)
 
 
 class Workspace:
