@@ -12,10 +12,10 @@ from clipfast.training.processes import World
 
 ADVICE = {
     "parameter": "an earlier step broke it: lower optimizer.learning_rate, or set optimizer.max_gradient_norm = 1.0",
-    "pictures": "a picture's pixels are not numbers: look at the file, and at what transforms it",
     "scale": "lower optimizer.learning_rate; the scale is kept below 100 only while it is a number",
-    "image features": "the image tower overflowed: use precision bfloat16 or float32 in place of float16",
-    "text features": "the text tower overflowed: use precision bfloat16 or float32 in place of float16",
+    "pictures": "a picture's pixels are not numbers: look at the file, and at what transforms it",
+    "image features": "the image tower overflowed: with float16 use bfloat16, otherwise lower optimizer.learning_rate",
+    "text features": "the text tower overflowed: with float16 use bfloat16, otherwise lower optimizer.learning_rate",
     "gradient": "lower optimizer.learning_rate, set optimizer.max_gradient_norm = 1.0, or use a precision with more range",
     "loss": "everything before it is finite: please report this as a defect of the loss, with the checkpoint",
 }
@@ -27,8 +27,9 @@ class NotFiniteError(RuntimeError):
 
 def diagnose(model: CLIP, images: Tensor, features: Sequence[Tensor], world: World) -> str:
     """One line: what is not finite first, in which process, and what to try. Every process must call it."""
-    causes = world.gather(next(_causes(model, images, features), None))
-    rank, (kind, found) = next((i, cause) for i, cause in enumerate(causes) if cause is not None)
+    causes = world.gather(next(_causes(model, images, features)))
+    # What is wrong in one process reaches the others' gradients through the loss: the earliest stage is the cause.
+    rank, (kind, found) = min(enumerate(causes), key=lambda cause: list(ADVICE).index(cause[1][0]))
     where = f" in process {rank}" if world.size > 1 else ""
     return f"{found}{where}. {ADVICE[kind]}"
 

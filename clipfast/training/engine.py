@@ -71,8 +71,9 @@ def train(config: TrainConfig, *, resume: bool = False, tokenizer: Tokenize | No
             complete = state.progress.epoch == config.epochs
             result = _write_result(config.folder / "model.pt", state.result) if complete and world.first else None
             record.end("finished" if complete else "interrupted")
+            signals = [number for number in world.gather(noted.signal) if number is not None]
     newest = next(iter(checkpoints.paths()), None)
-    return Summary(state.progress, time.perf_counter() - began, newest, result, None if complete else noted.signal)
+    return Summary(state.progress, time.perf_counter() - began, newest, result, None if complete else signals[0])
 
 
 def _remaining(data: PairData, progress: Progress, epochs: int) -> Iterator[PairBatch]:
