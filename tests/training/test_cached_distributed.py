@@ -14,6 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from training_cases import Pair, assert_same, cached, fused, gradients, pairs, plain, whole
 
+from clipfast import clip_loss
 from clipfast.training import CachedStep
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
@@ -33,6 +34,7 @@ def ddp_cases(rank: int) -> None:
     scale_outside_forward(inputs)
     accumulation(inputs)
     batch_norm(inputs)
+    one_batch_of_all_ranks(rank)
 
 
 def new(**options) -> tuple[Pair, DistributedDataParallel]:
@@ -87,6 +89,21 @@ def averages_once(inputs: tuple[Tensor, Tensor]) -> None:
     for seed in (1, 2, 3):
         assert_same(cached(model, step, [inputs], seed=seed), one_graph(model, inputs, 4, seed), 1e-12)
         assert exchanges == seed
+
+
+def one_batch_of_all_ranks(rank: int) -> None:
+    """The loss over the group, each rank's part in chunks: one process's step on the whole batch, without caching."""
+    everything = pairs(sum(SIZES))
+    own = [x.split(SIZES)[rank] for x in everything]
+    alone, _ = new()
+    alone.eval()
+    want = plain(alone, [alone.image, alone.text], alone.loss, everything, 100)
+    for strategy in ("ring", "gather"):
+        model, ddp = new()
+        model.eval()
+        options = {"normalize": True, "group": dist.group.WORLD, "strategy": strategy}
+        step = CachedStep([ddp], lambda outputs, options=options: clip_loss(*outputs, **options), 4, verify=True)
+        assert_same(cached(model, step, [own]), want, 1e-12)
 
 
 def towers_apart(inputs: tuple[Tensor, Tensor]) -> None:
