@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning_runs
 import open_clip_runs
 import pytest
 import tiny_clip
@@ -16,10 +17,11 @@ import torch
 from helpers import error
 from peer_imports import peer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 HERE = Path(__file__).resolve().parent
-PEERS = ("open_clip_train.main", "sentence_transformers", "datasets", "transformers")
-SECONDS = 120  # 20 on one free core
+PEERS = ("open_clip_train.main", "sentence_transformers", "datasets", "transformers", "pytorch_lightning")
+SECONDS = 300  # about 25 on one free core
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,14 @@ def test_sentence_transformers_gathering(ranks: list[dict], side: str, name: str
     for value, gradient in zip(values, gradients, strict=True):
         assert error(value, sum(their_values) / 2) < 1e-12
         assert error(gradient, their_gradients[0]) < 1e-10
+
+
+def test_lightning_takes_the_steps_of_one_process(ranks: list[dict]):
+    model, pairs = lightning_runs.model_and_pairs(lightning_runs.example())
+    start = lightning_runs.flat(model)
+    lightning_runs.plain_steps(model, DataLoader(pairs, batch_size=20), epochs=2)  # both processes' 10 pairs
+    for rank in ranks:
+        assert error(rank["lightning"] - start, lightning_runs.flat(model) - start) < 1e-9
 
 
 @pytest.mark.parametrize("kind", tiny_clip.KINDS)
