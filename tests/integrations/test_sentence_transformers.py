@@ -108,7 +108,8 @@ def test_cached_and_at_once_agree_without_dropout(st: Peer, tmp_path: Path):
 
 def train(st: Peer, folder: Path, kind: Callable[..., Any], **options: Any) -> tuple[list[float], float, Tensor]:
     """Losses of the steps, the evaluation's, and all parameters after three steps of two batches each."""
-    datasets = load("datasets")
+    datasets = peer("datasets")
+    peer("accelerate")
     model = encoder(folder / "model")
     rows = datasets.Dataset.from_dict(columns(24, 3))
     arguments = st.package.SentenceTransformerTrainingArguments(

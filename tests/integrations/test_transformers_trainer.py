@@ -41,6 +41,7 @@ def test_loss_and_gradients(kind: str):
 def train(model: Any, folder: Path, collator: Any) -> tuple[list[float], float, Tensor]:
     """Losses of the steps, the evaluation's, and all parameters, after four steps of two batches each."""
     transformers = peer("transformers")
+    peer("accelerate")
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=4, gradient_accumulation_steps=2, num_train_epochs=2,
         learning_rate=1e-2, adam_epsilon=1e-3, logging_steps=1, report_to="none", save_strategy="no", use_cpu=True,
