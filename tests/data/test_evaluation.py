@@ -78,7 +78,9 @@ def test_retrieval_with_several_captions(tmp_path: Path):
     listed = write_jsonl(tmp_path / "t.jsonl", [{"image": image, "caption": captions} for image, captions in rows])
     single = [(image, caption) for image, captions in rows for caption in captions]
     table = write_csv(tmp_path / "t.csv", [*single[1::2], *single[::2]])
-    results = [retrieval_metrics(model, DataConfig(str(path), workers=0), PLAIN, digits) for path in (listed, table)]
+    configs = [DataConfig(str(path), workers=0) for path in (listed, table)]
+    results = [retrieval_metrics(model, config, PLAIN, digits, batch_size=6) for config in configs]
+    assert model.largest == 6
     assert results[0] == pytest.approx(results[1])
     assert results[0]["image_to_text_recall@5"] == pytest.approx(hits)
     assert (results[0]["pictures"], results[0]["texts"]) == (20, len(texts))

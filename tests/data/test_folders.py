@@ -87,3 +87,9 @@ def test_folders_that_are_refused(tmp_path: Path):
     (tmp_path / "a b").mkdir()
     with pytest.raises(ValueError, match="has several folders for a b: _ and a space are the same"):
         ClassFolders(DataConfig(str(tmp_path)))
+
+
+def test_a_folder_may_be_called_as_a_tar_file(tmp_path: Path):
+    source = write_classes(tmp_path / "data.tar", {"a": 2})
+    config = DataConfig(str(source), workers=0)
+    assert open_pairs(config, PLAIN, letters, batch_size=2, seed=0).steps == 1

@@ -71,6 +71,11 @@ def test_every_pair_of_a_large_group_has_its_turn():
     assert len(np.unique(np.concatenate(found))) == 34
 
 
+def test_a_short_epoch_takes_some_pairs_of_many_groups():
+    groups = np.repeat(np.arange(40), 10)
+    assert all(len(np.unique(groups[epoch_order(400, 5, 8, groups, seed=0, epoch=epoch)])) > 15 for epoch in range(10))
+
+
 def test_seeds_differ_in_every_number():
     seeds = {seed_of(*numbers) for numbers in np.ndindex(6, 6, 6)}
     assert len(seeds) == 6**3
