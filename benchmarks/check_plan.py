@@ -120,13 +120,15 @@ def main(
     ranks: Annotated[int, typer.Option(min=2, help="Processes of the group.")] = 2,
 ) -> None:
     torch.set_num_threads(1)
-    rows, machines = [], {}
+    rows, machines, load = [], {}, [os.getloadavg()[0]]
     for loss in losses.split(","):
         machine = measured(Machine(name="this machine", device="cpu"), loss, dim, dtype)
         machines[loss] = machine.figures()
         for batch in sizes.split(","):
             rows += compare(loss, int(batch), dim, dtype, ranks, machine)
-    content = {"environment": environment(), "dim": dim, "dtype": dtype, "machines": machines, "results": rows}
+    load.append(os.getloadavg()[0])
+    surroundings = {**environment(), "cores": os.cpu_count(), "load_before_and_after": load}
+    content = {"environment": surroundings, "dim": dim, "dtype": dtype, "machines": machines, "results": rows}
     write_atomically(out, lambda file: file.write(json.dumps(content, indent=1).encode()))
     typer.echo(f"results: {out}")
 

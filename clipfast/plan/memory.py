@@ -17,26 +17,25 @@ VECTOR_BYTES_WITHOUT_GRADIENTS = {"clip": 76, "siglip": 112, "info_nce": 68, "nt
 def single(problem: Problem) -> dict[str, int]:
     """One process with the whole batch."""
     rows = problem.views * problem.batch
-    all_kept = kept_logits(problem) == swept_logits(problem)
     return _parts(
-        **_own(problem, problem.batch, whole=problem.symmetric),
+        **_own(problem, problem.batch, whole=problem.triangle),
         accumulators=_matrix(problem, problem.batch) * _wide_columns(problem),
-        workspace=workspace(problem, rows, rows, kept_room(problem), all_kept),
+        workspace=workspace(problem, rows, (rows,)),
     )
 
 
 def grouped(problem: Problem, strategy: str, rank: int) -> dict[str, int]:
     """One rank of a group with its share of the batch. A ring holds two blocks of features and three of accumulators."""
-    columns = problem.rows_of_ranks if strategy == "ring" else [max(problem.rows_of_ranks)] * problem.ranks
-    carried, left = (max(kind) for kind in zip(*column_bytes(problem), strict=True))
-    in_flight = min(2, problem.ranks - 1)  # of two ranks each gets one block, and has its own
-    held = (in_flight * max(columns), 3 * max(columns)) if strategy == "ring" else (sum(columns), sum(columns))
-    swept = blocks(problem, strategy)
+    longest_block, ranks = max(problem.rows_of_ranks), problem.ranks
+    carried, left = (max(map(sum, kind)) for kind in zip(*column_bytes(problem), strict=True))
+    in_flight = min(2, ranks - 1)  # of two ranks each gets one block, and has its own
+    held = (in_flight, 3) if strategy == "ring" else (ranks, ranks)
+    swept = blocks(problem, strategy, rank)
     return _parts(
         **_own(problem, problem.pairs_of_ranks[rank], whole=len(swept) > 1),
-        columns=held[0] * carried,
-        accumulators=held[1] * left,
-        workspace=workspace(problem, problem.rows_of_ranks[rank], max(swept)),
+        columns=held[0] * longest_block * carried,
+        accumulators=held[1] * longest_block * left,
+        workspace=workspace(problem, problem.rows_of_ranks[rank], swept),
     )
 
 
@@ -72,21 +71,27 @@ def _matrix(problem: Problem, pairs: int) -> int:
     return pairs * problem.dim
 
 
-def workspace(problem: Problem, rows: int, columns: int, kept: int = 0, all_kept: bool = False) -> int:
+def workspace(problem: Problem, rows: int, columns: tuple[int, ...]) -> int:
     """Kept tiles and temporaries: scores, weights and the products' results on the CPU, a tile of weights on a GPU."""
-    if rows * columns <= SMALL and problem.ranks == 1:
-        return rows * columns * problem.wide_bytes
-    side = tile_side(problem, problem.symmetric and problem.ranks == 1)
-    height, width = longest(rows, side), longest(columns, side)
+    if problem.ranks == 1 and rows * rows <= SMALL:
+        return rows * rows * problem.wide_bytes
+    side = tile_side(problem)
+    height, width = longest(rows, side), max(longest(block, side) for block in columns)
     if problem.device == "cuda":
         return height * width * problem.swept_bytes if problem.trains else 0
+    swept = swept_logits(problem) if problem.ranks == 1 else rows * sum(columns)
+    temporaries = _temporaries(problem, height, width, rows, all_kept=kept_logits(problem, rows, columns) == swept)
+    return (kept_room(problem, rows) + temporaries) * problem.swept_bytes
+
+
+def _temporaries(problem: Problem, height: int, width: int, rows: int, all_kept: bool) -> int:
+    """Numbers beside the kept tiles on the CPU."""
+    tile = height * width
     if problem.dtype == "float64":  # torch.mm, which adds the products up in place, and row-wise float64 temporaries
-        by_rows = 3 * min(rows, ROWS_AT_ONCE) * problem.dim
-        return (kept + max((1 if all_kept else 2) * height * width, by_rows)) * problem.swept_bytes
+        return max((1 if all_kept else 2) * tile, 3 * min(rows, ROWS_AT_ONCE) * problem.dim)
     if not problem.trains:
-        return 2 * height * width * problem.swept_bytes
-    matrices = 3 if not problem.two_passes else 1 if all_kept else 2
-    return (kept + matrices * height * width + (height + width) * problem.dim) * problem.swept_bytes
+        return 2 * tile
+    return (3 if not problem.two_passes else 1 if all_kept else 2) * tile + (height + width) * problem.dim
 
 
 def _parts(**parts: int) -> dict[str, int]:

@@ -31,45 +31,46 @@ def single(problem: Problem) -> list[Pass]:
     rows, swept = problem.views * problem.batch, swept_logits(problem)
     if rows * rows <= SMALL:
         return _passes(problem, Areas(swept, swept, swept), 1)
-    pieces = len(strips(rows, tile_side(problem, problem.symmetric)))
-    transposed, count = (rows * rows - swept, math.comb(pieces + 1, 2)) if problem.symmetric else (swept, pieces**2)
-    return _passes(problem, Areas(swept, transposed, kept_logits(problem)), count)
+    pieces = len(strips(rows, tile_side(problem)))
+    transposed, count = (rows * rows - swept, math.comb(pieces + 1, 2)) if problem.triangle else (swept, pieces**2)
+    return _passes(problem, Areas(swept, transposed, kept_logits(problem, rows, (rows,))), count)
 
 
 def swept_logits(problem: Problem) -> int:
     """Logits that one process computes: all, or NT-Xent's on and above the diagonal, in whole tiles."""
     rows = problem.views * problem.batch
-    if not problem.symmetric or rows * rows <= SMALL:
+    if not problem.triangle or rows * rows <= SMALL:
         return rows * rows
-    diagonal = sum((end - start) ** 2 for start, end in strips(rows, tile_side(problem, triangle=True)))
+    diagonal = sum((end - start) ** 2 for start, end in strips(rows, tile_side(problem)))
     return (rows * rows + diagonal) // 2
 
 
 def grouped(problem: Problem, rank: int, blocks: tuple[int, ...]) -> list[Pass]:
-    """The passes of one rank: its rows with every column, which arrive in ``blocks``. Nothing is kept between them."""
-    rows, side = problem.rows_of_ranks[rank], tile_side(problem, triangle=False)
+    """The passes of one rank: its rows with every column, which come in ``blocks``."""
+    rows, side = problem.rows_of_ranks[rank], tile_side(problem)
     count = len(strips(rows, side)) * sum(len(strips(block, side)) for block in blocks)
     area = rows * sum(blocks)
-    return _passes(problem, Areas(area, 0 if problem.symmetric else area, 0), count)  # a mirror image is another rank's row
+    transposed = 0 if problem.symmetric else area  # a mirror image is a row of some rank's own
+    return _passes(problem, Areas(area, transposed, kept_logits(problem, rows, blocks)), count)
 
 
-def tile_side(problem: Problem, triangle: bool) -> int:
+def tile_side(problem: Problem) -> int:
     side = problem.budget.side
-    return min(side, TILE_SIDE // 2) if triangle else side
+    return min(side, TILE_SIDE // 2) if problem.triangle else side
 
 
-def kept_room(problem: Problem) -> int:
-    """Exponentials that one process has room for in its workspace between the passes."""
+def kept_room(problem: Problem, rows: int) -> int:
+    """Exponentials that the workspace is given room for between the passes."""
     if not (problem.two_passes and problem.trains):
         return 0
-    rows = problem.views * problem.batch
-    return int(problem.budget.kept_elements(rows, rows, rows * problem.dim if problem.symmetric else 0))
+    columns = rows if problem.ranks == 1 else None
+    return int(problem.budget.kept_elements(rows, columns, rows * problem.dim if problem.symmetric else 0))
 
 
-def kept_logits(problem: Problem) -> int:
+def kept_logits(problem: Problem, rows: int, blocks: tuple[int, ...]) -> int:
     """Of those, how many are kept: whole tiles, the first ones of the sweep."""
-    rows, room = problem.views * problem.batch, kept_room(problem)
-    cut = tiles(rows, rows, tile_side(problem, problem.symmetric), problem.symmetric)
+    room, side = kept_room(problem, rows), tile_side(problem)
+    cut = (tile for block in blocks for tile in tiles(rows, block, side, problem.triangle))
     filled = itertools.accumulate(math.prod(tile.shape) for tile in cut)
     return max(itertools.takewhile(lambda total: total <= room, filled), default=0)
 

@@ -53,6 +53,11 @@ class Problem:
         return self.loss == "nt_xent"
 
     @property
+    def triangle(self) -> bool:
+        """Whether one triangle of the tiles stands for both. A rank of several meets each pair once, as a row of its own."""
+        return self.symmetric and self.ranks == 1
+
+    @property
     def two_passes(self) -> bool:
         return self.loss != "siglip"
 

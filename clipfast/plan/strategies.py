@@ -83,7 +83,7 @@ def _single(problem: Problem, machine: Machine) -> Plan:
 
 
 def _grouped(problem: Problem, machine: Machine, strategy: str) -> Plan:
-    passes = operations.grouped(problem, 0, traffic.blocks(problem, strategy))
+    passes = operations.grouped(problem, 0, traffic.blocks(problem, strategy, 0))
     seconds = (times.ring if strategy == "ring" else times.gather)(problem, machine, passes)
     sent, handed = traffic.sent(problem, strategy, 0), traffic.handed(problem, strategy, 0)
     return _plan(strategy, problem.ranks, passes, memory.grouped(problem, strategy, 0), sent, handed, seconds, machine)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from clipfast.plan.machine import Machine
 from clipfast.plan.operations import Pass
 from clipfast.plan.problem import Problem
-from clipfast.plan.traffic import ColumnBytes, column_bytes
+from clipfast.plan.traffic import ColumnBytes, column_bytes, few_numbers
 
 
 class Times(NamedTuple):
@@ -33,21 +33,20 @@ def single(problem: Problem, machine: Machine, passes: list[Pass]) -> Times:
 
 
 def gather(problem: Problem, machine: Machine, passes: list[Pass]) -> Times:
-    """Collectives before and after each sweep, with nothing beside them."""
-    columns, exchanged = problem.ranks * max(problem.rows_of_ranks), column_bytes(problem)
-    transfer = sum(_collective(problem, machine, columns * size) for p in exchanged for size in p if size)
+    """Collectives before and after each sweep, one for each tensor, with nothing beside them."""
+    columns, few = problem.ranks * max(problem.rows_of_ranks), _few(problem, machine)
+    tensors = [size for p in column_bytes(problem) for size in p.carried + p.left]
+    transfer = sum(_collective(problem, machine, columns * size) for size in tensors) + few
     return Times(_compute(problem, machine, passes), transfer, transfer)
 
 
 def ring(problem: Problem, machine: Machine, passes: list[Pass]) -> Times:
     """While a rank works on one block, the next one's features and the previous one's sums are on their way."""
-    exchanged = column_bytes(problem)
-    hops = [_hops(problem, machine, p) for p in exchanged]
+    hops, few = [_hops(problem, machine, p) for p in column_bytes(problem)], _few(problem, machine)
     transfer = sum((problem.ranks - 1) * carried + problem.ranks * left for carried, left in hops)
-    exposed = sum(
-        ring_exposed(problem.ranks, _seconds(machine, p) / problem.ranks, *h) for p, h in zip(passes, hops, strict=True)
-    )
-    return Times(_compute(problem, machine, passes), transfer, exposed)
+    blocks = [_seconds(machine, p) / problem.ranks for p in passes]
+    exposed = sum(ring_exposed(problem.ranks, block, *both) for block, both in zip(blocks, hops, strict=True))
+    return Times(_compute(problem, machine, passes), transfer + few, exposed + few)
 
 
 def ring_exposed(ranks: int, block: float, carried: float, left: float) -> float:
@@ -78,8 +77,16 @@ def _hops(problem: Problem, machine: Machine, p: ColumnBytes) -> tuple[float, fl
     crosses = problem.ranks > machine.node_ranks
     rate, start = (machine.network_gb_s, machine.network_us) if crosses else (machine.node_gb_s, machine.node_us)
     block = max(problem.rows_of_ranks)
-    carried, left = (start * 1e-6 + block * size / (rate * 1e9) if size else 0.0 for size in p)
+    carried, left = (start * 1e-6 + block * sum(sizes) / (rate * 1e9) if sizes else 0.0 for sizes in p)
     return carried, left
+
+
+def _few(problem: Problem, machine: Machine) -> float:
+    """Exchanges of a few numbers, each in as many messages one after the other as the ranks can be halved."""
+    nodes = math.ceil(problem.ranks / machine.node_ranks)
+    within = min(problem.ranks, machine.node_ranks)
+    start = math.ceil(math.log2(within)) * machine.node_us + math.ceil(math.log2(nodes)) * machine.network_us
+    return few_numbers(problem) * start * 1e-6
 
 
 def _collective(problem: Problem, machine: Machine, size: int) -> float:

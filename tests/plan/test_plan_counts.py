@@ -68,7 +68,7 @@ def test_tiles_are_those_of_the_sweep(loss: Loss) -> None:
         problem = planned(loss, 33, 8, "both")
         triangle = loss.name == "nt_xent"
         rows = problem.views * problem.batch
-        cut = list(clipfast.tiling.tiles(rows, rows, operations.tile_side(problem, triangle), triangle))
+        cut = list(clipfast.tiling.tiles(rows, rows, operations.tile_side(problem), triangle))
         assert {p.tiles for p in operations.single(problem)} == {len(cut)}
         assert operations.swept_logits(problem) == sum(tile.shape[0] * tile.shape[1] for tile in cut)
 
@@ -100,4 +100,4 @@ def test_without_a_second_pass_the_published_counts() -> None:
 def test_the_side_of_a_tile_is_the_sweep_s(device: str, triangle: bool) -> None:
     problem = Problem("nt_xent" if triangle else "clip", 2**16, 512, device=device)
     sweep = Sweep(SimpleNamespace(triangle=triangle), None, problem.budget, None)  # type: ignore[arg-type]
-    assert operations.tile_side(problem, triangle) == sweep.side
+    assert operations.tile_side(problem) == sweep.side

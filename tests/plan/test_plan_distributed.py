@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import LOSSES, Loss, counted_products, random_pairs
+from helpers import LOSSES, Loss, counted_products, random_pairs, small_tiles
 from plan_cases import peak_allocated
 from processes import run_processes
 from torch import Tensor
 
 from clipfast import widening
 from clipfast.distributed import call
-from clipfast.distributed.traffic import counted
+from clipfast.distributed.traffic import counted, note
 from clipfast.plan import memory, operations, strategies, traffic
 from clipfast.plan.problem import DTYPES, GRADIENTS, Problem
 
@@ -32,6 +34,15 @@ def features(problem: Problem, rank: int) -> tuple[Tensor, Tensor]:
     pairs = (x[own].to(getattr(torch, problem.dtype)) for x in random_pairs(problem.batch, problem.dim))
     a, b = (x.requires_grad_(w) for x, w in zip(pairs, wanted, strict=True))
     return a, b
+
+
+@contextmanager
+def calls() -> Iterator[list[str]]:
+    """The kind of each exchange, in order."""
+    kinds: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipfast.distributed.traffic.note", lambda kind, *tensors: (kinds.append(kind), note(kind, *tensors)))
+        yield kinds
 
 
 def step(problem: Problem, strategy: str, inputs: tuple[Tensor, Tensor]) -> None:
@@ -58,6 +69,10 @@ def counts(rank: int) -> None:
         even = Problem(loss.name, 20 * ranks, 24, ranks=ranks, device="cpu")
         for dtype in DTYPES:
             check_counts(replace(even, dtype=dtype), strategy, rank)
+            with small_tiles():  # of which some are kept
+                for numbers in (1000, 3000):
+                    workspace = numbers * (8 if dtype == "float64" else 4)
+                    check_counts(replace(even, dtype=dtype, workspace_bytes=workspace), strategy, rank)
             check_auto(replace(even, dtype=dtype), rank)
         for gradients in GRADIENTS:
             if served(loss, gradients):
@@ -68,12 +83,16 @@ def counts(rank: int) -> None:
 def check_counts(problem: Problem, strategy: str, rank: int) -> None:
     inputs = features(problem, rank)
     backend = "torch" if problem.dtype == "float64" else "cpu"
-    with counted() as found, counted_products(backend) as products:
+    with counted() as found, counted_products(backend) as products, calls() as exchanges:
         step(problem, strategy, inputs)
     large = {kind: count for kind, count in found.sent.items() if kind in ("ring", "gather", "reduce_scatter")}
     assert large == traffic.handed(problem, strategy, rank), (problem, strategy)
     assert sum(found.sent.values()) - sum(large.values()) < FEW_NUMBERS, found.sent
-    planned = operations.grouped(problem, rank, traffic.blocks(problem, strategy))
+    assert sum(kind in ("all_gather", "all_reduce") for kind in exchanges) == traffic.few_numbers(problem), (problem, exchanges)
+    if strategy == "gather":
+        collectives = sum(kind in ("gather", "reduce_scatter") for kind in exchanges)
+        assert collectives == sum(len(p.carried + p.left) for p in traffic.column_bytes(problem))
+    planned = operations.grouped(problem, rank, traffic.blocks(problem, strategy, rank))
     assert 2 * sum(products.values()) == sum(p.operations for p in planned), (problem, strategy)
 
 

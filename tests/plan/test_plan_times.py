@@ -57,16 +57,16 @@ def test_gathering_hides_nothing_and_takes_every_network_card() -> None:
     problem = Problem("clip", 2**20, 1024, ranks=256)
     gather = plans(problem, H200)[1].times
     assert gather.exposed == gather.transfer
-    gathered = sum(2**20 * size for p in traffic.column_bytes(problem) for size in p)
+    gathered = sum(2**20 * sum(p.carried + p.left) for p in traffic.column_bytes(problem))
     by_the_cards = gathered * 31 / 32 / (8 * 40e9)
-    assert by_the_cards < gather.transfer < 1.1 * by_the_cards
+    assert by_the_cards < gather.transfer < 1.25 * by_the_cards
 
 
 def test_a_ring_within_a_node_is_as_fast_as_its_links() -> None:
     problem = Problem("siglip", 8 * 16, 1024, ranks=8)  # next to no arithmetic
     one = traffic.column_bytes(problem)[0]
     slow = replace(H200, node_gb_s=1e-3, node_us=0)
-    expected = 16 * (7 * one.carried + 8 * one.left) / 1e6
+    expected = 16 * (7 * sum(one.carried) + 8 * sum(one.left)) / 1e6
     assert times.ring(problem, slow, operations.grouped(problem, 0, (16,) * 8)).step == pytest.approx(expected, rel=0.01)
 
 
