@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import numpy as np
 
 
 def seed_of(*numbers: int) -> int:
-    """Numbers from 0 on, mixed to one of 64 bits."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    """Several numbers mixed to one of 64 bits."""
+    return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=8).digest(), "little")
 
 
 def whole_batches(count: int, size: int, groups: np.ndarray | None) -> int:
