@@ -142,7 +142,7 @@ def train(
     except (ImportError, MemoryError, OSError, ValueError) as error:
         _stop(error)
     for line in lines:
-        console.print(escape(line), soft_wrap=True)
+        console.print(escape(line), soft_wrap=True, highlight=False)
     raise typer.Exit(status)
 
 

@@ -13,7 +13,7 @@ from clipfast.classify import tokenizer_from
 from clipfast.models import CLIP, create_model, load_checkpoint
 from clipfast.tokenizer import VOCABULARY_SIZE, default_tokenizer
 from clipfast.training.config import ModelConfig
-from clipfast.training.sources import ConfigError
+from clipfast.training.sources import ConfigError, named
 
 Tokenize = Callable[[list[str]], Tensor]
 
@@ -22,7 +22,8 @@ def build_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -
     """With fresh weights from torch's generator, or those of ``config.weights``; in training mode, locked where asked."""
     model = create_model(config.shape)
     if config.weights is not None:
-        load_checkpoint(model, config.weights)
+        with named("model.weights"):
+            load_checkpoint(model, config.weights)
     if config.lock_image_tower:
         model.lock_image_tower(freeze_bn_stats=True)
     model.set_grad_checkpointing(config.gradient_checkpointing)
@@ -33,7 +34,8 @@ def build_tokenizer(config: ModelConfig) -> Tokenize:
     """OpenAI's, or that of ``config.sentencepiece``; a caption that is too long loses its end. ConfigError without one."""
     text = config.shape.text
     if config.sentencepiece is not None:
-        tokenizer = tokenizer_from(Path(config.sentencepiece), text)
+        with named("model.sentencepiece"):
+            tokenizer = tokenizer_from(Path(config.sentencepiece), text)
         assert tokenizer is not None
         if tokenizer.vocab_size > text.vocab_size:
             raise ConfigError(

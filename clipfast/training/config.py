@@ -101,6 +101,10 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _at_least_one(self, "every_steps", "batch_size")
+        for key, source in (("zero_shot", self.zero_shot), ("retrieval", self.retrieval)):
+            for name in ("samples", "distinct"):
+                if getattr(source, name, None) is not None:
+                    raise ValueError(f"{key}.{name} is for training: an evaluation reads every picture once; leave it out")
 
 
 @dataclass(frozen=True)

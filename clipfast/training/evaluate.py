@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from clipfast.data.pairs import is_shards, open_records
 from clipfast.evaluation import retrieval_metrics, zero_shot_metrics
 from clipfast.hub import preprocess_of
 from clipfast.training.build import Tokenize
 from clipfast.training.config import EvaluationConfig
 from clipfast.training.random_state import random_state, set_random_state
+from clipfast.training.sources import named
 from clipfast.training.state import Progress, TrainState
 
 
@@ -16,6 +18,14 @@ def evaluation_due(config: EvaluationConfig, progress: Progress, epochs: int) ->
         return False
     at_interval = progress.position == 0 if config.every_steps is None else progress.step % config.every_steps == 0
     return at_interval or progress.epoch == epochs
+
+
+def check_sources(config: EvaluationConfig) -> None:
+    """Raise for what is not there before the training, and not after its first epoch."""
+    for key, source in (("zero_shot", config.zero_shot), ("retrieval", config.retrieval)):
+        with named(f"evaluation.{key}"):
+            if source is not None and not is_shards(source):
+                open_records(source)
 
 
 def evaluate(state: TrainState, config: EvaluationConfig, tokenize: Tokenize) -> dict[str, float]:

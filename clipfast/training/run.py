@@ -10,12 +10,13 @@ from clipfast.hub import preprocess_of
 from clipfast.training.build import Tokenize, build_model, build_tokenizer
 from clipfast.training.config import TrainConfig
 from clipfast.training.diagnosis import NotFiniteError, diagnose
+from clipfast.training.evaluate import check_sources
 from clipfast.training.optimizer import build_optimizer
 from clipfast.training.precision import Precision
 from clipfast.training.processes import World
 from clipfast.training.random_state import seed_all
 from clipfast.training.schedule import CosineSchedule, default_warmup
-from clipfast.training.sources import ConfigError
+from clipfast.training.sources import ConfigError, named
 from clipfast.training.state import Progress, TrainState
 from clipfast.training.step import Step, build_step
 from clipfast.training.update import Outcome, Update, averaged
@@ -44,10 +45,12 @@ def prepare(config: TrainConfig, world: World, tokenizer: Tokenize | None = None
     seed_all(config.seed)  # the same weights in every process
     model = build_model(config.model, world.device, precision.dtype)
     tokenize = tokenizer or build_tokenizer(config.model)
-    data = open_pairs(
-        config.data, preprocess_of(model.config), tokenize,
-        batch_size=share, seed=config.seed, rank=world.rank, world_size=world.size,
-    )  # fmt: skip
+    check_sources(config.evaluation)
+    with named("data"):
+        data = open_pairs(
+            config.data, preprocess_of(model.config), tokenize,
+            batch_size=share, seed=config.seed, rank=world.rank, world_size=world.size,
+        )  # fmt: skip
     optimizer, average = build_optimizer(model, config.optimizer), averaged(model, config.average_decay)
     chunk_size = config.chunk_size if config.chunk_size is not None and config.chunk_size < share else None
     step = build_step(model, precision.scaler, world, chunk_size, config.model.compile)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ class Flag(str):
     """The text of a flag; what it stands for depends on the key that it is for."""
 
     __slots__ = ()
+
+
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Errors of files that a key names come with the key."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 def read_toml(path: Path) -> Values:

@@ -90,6 +90,7 @@ def test_a_described_model():
         ({"average_decay": 1.0}, r"average_decay is above 0 and below 1.*; got 1.0"),
         ({"checkpoints": {"keep": 0}}, r"^checkpoints: keep is a whole number of at least 1; got 0"),
         ({"evaluation": {"zero_shot": {}}}, r"^evaluation\.zero_shot\.source must be given"),
+        ({"evaluation": {"retrieval": {"source": "a.csv", "samples": 5}}}, r"^evaluation: retrieval\.samples is for training"),
         ({"data": {"workers": -1}}, r"^data: workers .*; got -1"),
         ({"model": {"name": "ViT-B32"}}, r"^model: there is no model 'ViT-B32': the closest names are ViT-B/32"),
         ({"model": {"embed_dim": 3}}, r"^model: name gives the whole model, and embed_dim describes another"),

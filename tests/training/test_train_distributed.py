@@ -28,6 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "softmax": EXACT,
     "sigmoid": {**EXACT, "model": {"loss": "sigmoid"}},
     "chunks": {**EXACT, "chunk_size": 2},
+    "locked": {**EXACT, "chunk_size": 3, "model": {"lock_image_tower": True}},
 }
 
 

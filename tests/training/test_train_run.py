@@ -236,9 +236,13 @@ def test_gradients_that_overflow_too_often_stop(tmp_path: Path, monkeypatch: pyt
     [
         ({"optimizer": {"warmup_steps": 9}}, "warmup_steps is 9, but the whole run has 9 steps"),
         ({"batch_size": 25}, "24 pairs, enough for 0 batches of 25"),
-        ({"data": {"source": "nowhere.csv"}}, r"no file or folder nowhere\.csv"),
+        ({"data": {"source": "nowhere.csv"}}, r"^data: there is no file or folder nowhere\.csv"),
+        (
+            {"evaluation": {"retrieval": {"source": "nowhere.csv"}}},
+            r"^evaluation\.retrieval: there is no file or folder nowhere",
+        ),
         ({"device": "nowhere"}, "device 'nowhere' cannot be used"),
-        ({"model": {"weights": "nowhere.pt"}}, r"no file nowhere\.pt"),
+        ({"model": {"weights": "nowhere.pt"}}, r"^model\.weights: there is no file nowhere\.pt"),
     ],
 )
 def test_a_run_that_cannot_begin_says_why(tmp_path: Path, changes: dict[str, Any], message: str):
