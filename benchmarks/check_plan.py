@@ -34,7 +34,7 @@ from clipfast.plan.problem import LOSSES, Problem
 from clipfast.plan.strategies import Plan, plans
 from clipfast.plan.traffic import STRATEGIES
 
-RUNS = 4
+RUNS = 10
 
 
 def step(problem: Problem, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
