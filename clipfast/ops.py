@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipfast import sigmoid, softmax
+from clipfast import sigmoid, softmax, softmax_mean
 from clipfast.distributed.call import connect, group_sum, ranks
 from clipfast.distributed.exchange import Alone, Exchange
 from clipfast.epilogue import Gradients
@@ -74,9 +74,6 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(compute_dtype(x.dtype))
 
 
-NOTHING = Gradients(None, None, None)
-
-
 def _out(sweep: Sweep, dtype: torch.dtype, gradients: Gradients) -> list[Tensor]:
     """The features' gradients as an operator returns them."""
     return [sweep.pairs.rows.x.new_empty(0, dtype=dtype) if g is None else g for g in gradients[:2]]
@@ -98,16 +95,11 @@ def _softmax_mean(
     rows, cols = resolve(backend, rows).widened(rows, cols)
     sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend, exchange)
     wanted, dtype = Wanted(want_rows, want_cols, want_scale), sweep.pairs.dtype
-    kept = sweep.kept(wanted.any)
-    lines = softmax.forward(sweep, kept, best)
     unpaired = sweep.pairs.unpaired_lines()
-    count = number_of_pairs(lines.nll.numel() - (0 if unpaired is None else int(unpaired.sum())))
-    loss = (lines.nll.sum() / count).to(sweep.pairs.dtype)
-    if not wanted.any:
-        return loss, *_out(sweep, dtype, NOTHING), _scalar(scale, None), _state(lines)
-    share = torch.full_like(lines.nll, 1 / count)
-    g = softmax.backward(sweep, wanted, share, lines.nll, lines.lse, lines.shift, kept, consume=True, dtype=dtype)
-    return loss, *_out(sweep, dtype, g), _scalar(scale, g.scale), _state(lines)
+    count = number_of_pairs(sweep.pairs.lines - (0 if unpaired is None else int(unpaired.sum())))
+    share = sweep.pairs.row_factor.new_full((sweep.pairs.lines,), 1 / count)
+    lines, g = softmax_mean.mean(sweep, wanted, share, best, dtype)
+    return (lines.nll.sum() / count).to(dtype), *_out(sweep, dtype, g), _scalar(scale, g.scale), _state(lines)
 
 
 @_kernel("softmax_nll")

@@ -86,12 +86,17 @@ class Weights:
     @classmethod
     def of(cls, pairs: Pairs, shift: Tensor, share: Tensor, lse: Tensor) -> Weights:
         """Of the lines' weights in the loss and their log-sum-exps (L,)."""
-        scaled, none = share * (shift * LN2 - lse).exp_(), share == 0
-        if pairs.partner is not None:  # an unpaired line may have no finite log-sum-exp
-            scaled.masked_fill_(none, 0.0)
-        per_line = (scaled.to(pairs.dtype), share, lse.masked_fill(none, torch.inf))
+        per_line = (cls.factor(pairs, share, lse, shift), share, lse.masked_fill(share == 0, torch.inf))
         rows, cols = zip(*(pairs.split(values) for values in per_line), strict=True)
         return cls(shift, Shares(*rows), Shares(rows[0].new_zeros(pairs.shape[1])) if cols[0] is None else Shares(*cols))
+
+    @staticmethod
+    def factor(pairs: Pairs, share: Tensor, lse: Tensor, shift: Tensor) -> Tensor:
+        """``share * exp(shift - lse)`` in the compute dtype."""
+        scaled = share * (shift * LN2 - lse).exp_()
+        if pairs.partner is not None:  # an unpaired line may have no finite log-sum-exp
+            scaled.masked_fill_(share == 0, 0.0)
+        return scaled.to(pairs.dtype)
 
     def against(self, cols: Shares) -> Weights:
         """The same rows with other columns."""
@@ -122,7 +127,7 @@ def choose_shift(pairs: Pairs, extent: int) -> Tensor:
     return ((pairs.bound - headroom) / LN2).ceil_().clamp_min_(0.0)
 
 
-def _underflow(pairs: Pairs, extent: int, shift: Tensor, sums: Tensor) -> Tensor:
+def underflow(pairs: Pairs, extent: int, shift: Tensor, sums: Tensor) -> Tensor:
     """Whether a sum is so small that terms of it may have been lost (0-d bool, where the data is)."""
     info = torch.finfo(pairs.dtype)
     smallest = extent * info.tiny / info.eps
@@ -134,16 +139,17 @@ def forward(sweep: Sweep, kept: Tensor, best: bool) -> Lines:
     pairs = sweep.pairs
     shift, negatives, largest = _negatives(sweep, kept, best)
     positive = pairs.to_lines(positive_logits(pairs, sweep.ops))
+    nll, positive, lse = close(negatives, positive, pairs.unpaired_lines())
+    return Lines(shift, nll, lse, positive, largest)
+
+
+def close(negatives: Tensor, positive: Tensor, unpaired: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the negatives' log-sum-exp and the positive's logit: loss, positive and log-sum-exp of each line."""
     nll = torch.logaddexp(negatives - positive, torch.zeros_like(positive))  # F.softplus is linear above its threshold
     lse = positive + nll
-    unpaired = pairs.unpaired_lines()
-    if unpaired is not None:
-        nll, positive, lse = (
-            nll.masked_fill(unpaired, 0.0),
-            positive.masked_fill(unpaired, 0.0),
-            lse.where(~unpaired, negatives),
-        )
-    return Lines(shift, nll, lse, positive, largest)
+    if unpaired is None:
+        return nll, positive, lse
+    return nll.masked_fill(unpaired, 0.0), positive.masked_fill(unpaired, 0.0), lse.where(~unpaired, negatives)
 
 
 def _negatives(sweep: Sweep, kept: Tensor, best: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -159,7 +165,7 @@ def _negatives(sweep: Sweep, kept: Tensor, best: bool) -> tuple[Tensor, Tensor, 
 
     cols = sweep.tour(visit, _results(pairs, best) if pairs.both else ())
     total, *top = (torch.cat(side) for side in zip(rows, cols, strict=True)) if pairs.both else rows
-    lost = _underflow(pairs, extent, shift, total)
+    lost = underflow(pairs, extent, shift, total)
     largest = top[0].double().log_().add_(shift * LN2) if top else None
     return sweep.ops.guarded(sweep, lost, shift, total.log_().add_(shift * LN2), largest)
 

@@ -62,9 +62,10 @@ def longest(length: int, side: int) -> int:
     return max(b - a for a, b in strips(length, side))
 
 
-def tiles(rows: int, cols: int, side: int, triangle: bool) -> Iterator[Tile]:
-    """All tiles, row strip by row strip; with ``triangle`` only those on and above the diagonal."""
-    for row0, row1 in strips(rows, side):
+def tiles(rows: int, cols: int, side: int, triangle: bool, height: int | None = None) -> Iterator[Tile]:
+    """All tiles, row strip by row strip, of at most ``side`` each way or ``height`` rows; with ``triangle`` only those on
+    and above the diagonal."""
+    for row0, row1 in strips(rows, height or side):
         for col0, col1 in strips(cols, side):
             if not triangle or col0 >= row0:
                 yield Tile(row0, row1, col0, col1)
@@ -146,6 +147,10 @@ class Workspace:
         """Pass 2: the tile that pass 1 kept, if it did, and memory to write."""
         slot = self._slot(tile)
         return slot, slot if slot is not None and self.consume else self.scratch(tile)
+
+    def rewind(self) -> None:
+        """The next tiles are the first ones again."""
+        self.used = 0
 
     def scratch(self, tile: Tile) -> Tensor:
         if self._scratch is None:
