@@ -32,7 +32,7 @@ def zero_shot_metrics(
     of ``skipped`` ones, each of which is named in the log. Pictures are encoded ``batch_size`` at a time; of no more are
     features or logits kept. Raises ``NothingReadableError`` if no picture can be read.
     """
-    _check_whole(config)
+    config.refuse("an evaluation reads every picture once", "samples", "distinct")
     if is_shards(config):
         raise ValueError(f"{config.source}: zero-shot classification needs class folders, or a table with the classes' names")
     records = open_records(replace(config, templates=("{}",)))  # so that the caption of a picture is its class's name
@@ -58,7 +58,7 @@ def retrieval_metrics(
     also has the numbers of ``pictures``, ``texts`` and ``skipped`` pictures, each of which is named in the log. The features of
     all are kept, and their similarities one tile at a time. Raises ``NothingReadableError`` if no picture can be read.
     """
-    _check_whole(config)
+    config.refuse("an evaluation reads every picture once", "samples", "distinct")
     counts, images, texts = _Counts(), [], []
     captions_each: list[int] = []
     for batch in counts.over(described_pictures(config, transform, batch_size), config.source):
@@ -96,12 +96,6 @@ class _Counts:
 
     def metrics(self) -> dict[str, float]:
         return {"pictures": self.pictures, "skipped": self.skipped}
-
-
-def _check_whole(config: DataConfig) -> None:
-    for name in ("samples", "distinct"):
-        if getattr(config, name) is not None:
-            raise ValueError(f"{name} is for training: an evaluation reads every picture once; leave it out")
 
 
 def _only(captions: tuple[str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 from clipfast.preprocess import Preprocess, RandomCrop, one_of
@@ -40,14 +40,20 @@ class DataConfig:
     AUGMENTS: ClassVar[tuple[str, ...]] = ("crop", "none")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _check_text(field.name, getattr(self, field.name), str(field.type))
+        for name in ("source", "image_key", "caption_key", "root", "distinct"):
+            _check_text(name, getattr(self, name), optional=name != "source")
         object.__setattr__(self, "templates", _checked_templates(self.templates))
         one_of("augment", self.augment, self.AUGMENTS)
         for name, least in (("samples", 1), ("shuffle", 0), ("workers", 0)):
             _check_number(name, getattr(self, name), least, optional=name == "samples")
         if not (isinstance(self.min_scale, (int, float)) and 0 < self.min_scale <= 1):
             raise ValueError(f"min_scale is a share of the picture's area, above 0 and at most 1; got {self.min_scale!r}")
+
+    def refuse(self, reason: str, *names: str) -> None:
+        """ValueError if one of the keys ``names`` is given, which would have no effect."""
+        for name in names:
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name} = {value!r} has no meaning for {self.source}: {reason}; leave it out")
 
     def training_transform(self, evaluation: Preprocess) -> Preprocess | RandomCrop:
         """What training does with a picture, at the size and in the colours of ``evaluation``."""
@@ -57,10 +63,8 @@ class DataConfig:
         return RandomCrop(**pixels, scale=(self.min_scale, 1.0))
 
 
-def _check_text(name: str, value: object, kind: str) -> None:
-    if kind not in {"str", "str | None"}:
-        return
-    if not (isinstance(value, str) and value) and not (value is None and kind != "str"):
+def _check_text(name: str, value: object, optional: bool) -> None:
+    if not (isinstance(value, str) and value) and not (value is None and optional):
         raise ValueError(f"{name} must be a text that is not empty; got {value!r}")
 
 

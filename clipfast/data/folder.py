@@ -18,6 +18,7 @@ class ClassFolders:
     """``Records`` of ``source/<class>/**/<picture>``. An underscore in a folder's name is a space in the class's."""
 
     def __init__(self, config: DataConfig) -> None:
+        config.refuse("class folders have no columns and no paths", "image_key", "caption_key", "root")
         self._root = Path(config.source)
         folders = sorted(path for path in self._root.iterdir() if path.is_dir() and not path.name.startswith("."))
         if not folders:

@@ -115,8 +115,7 @@ class ShardPairs:
     def __init__(self, config: DataConfig, maker: PairMaker, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         if config.samples is None:
             raise ValueError(f"{config.source}: tar shards are not counted; say how many pairs an epoch has (samples)")
-        if config.distinct is not None:
-            raise ValueError("distinct needs a table or class folders: what is in tar shards is not known before it is read")
+        config.refuse("what is in tar shards is not known before they are read", "distinct")
         shards = Shards(config)
         if len(shards.urls) < world_size:
             raise ValueError(f"{config.source}: {len(shards.urls)} shards for {world_size} processes; each needs one or more")

@@ -36,6 +36,7 @@ class Shards:
     """The samples of the tar files that ``config.source`` names, whose braces are expanded."""
 
     def __init__(self, config: DataConfig) -> None:
+        config.refuse("pictures are inside the shards", "root")
         self.urls: list[str] = _webdataset("shardlists").expand_urls(config.source)
         self._images, self._caption = (config.image_key or IMAGES).split(";"), config.caption_key or CAPTION
         for path in map(Path, filter(_is_local, self.urls)):

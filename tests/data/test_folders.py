@@ -81,6 +81,8 @@ def test_folders_that_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="has no folders; it takes one for each class"):
         ClassFolders(DataConfig(str(tmp_path)))
     write_classes(tmp_path, {"a_b": 1})
+    with pytest.raises(ValueError, match=r"caption_key = 'label' has no meaning for .*: class folders have no columns"):
+        ClassFolders(DataConfig(str(tmp_path), caption_key="label"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"there are no pictures in the folder .*empty"):
         ClassFolders(DataConfig(str(tmp_path)))

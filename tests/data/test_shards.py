@@ -162,8 +162,10 @@ def test_shards_that_are_refused(tmp_path: Path):
     source = write_shards(tmp_path, (3,))
     with pytest.raises(ValueError, match=r"tar shards are not counted; say how many pairs an epoch has \(samples\)"):
         opened(source, 1, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="distinct needs a table or class folders"):
+    with pytest.raises(ValueError, match=r"distinct = 'txt' has no meaning .*: what is in tar shards is not known"):
         opened(source, 1, 3, distinct="txt")
+    with pytest.raises(ValueError, match=r"root = 'x' has no meaning for .*: pictures are inside the shards; leave it out"):
+        opened(source, 1, 3, root="x")
     with pytest.raises(ValueError, match="samples=3 is less than a batch of 4 over all processes"):
         opened(source, 4, 3)
     with pytest.raises(FileNotFoundError, match=r"there is no shard .*01\.tar"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,24 @@ def test_missing_files_and_columns(tmp_path: Path):
     table = numbered_table(tmp_path, 3)
     with pytest.raises(ValueError, match="has no column 'label'; its columns are 'image', 'caption'"):
         pairs(table, 1, distinct="label")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_table_takes_16_bytes_a_row(tmp_path: Path, ending: str):
+    rows = [(f"{i}.png", "a caption of some length " * 8) for i in range(20_000)]
+    if ending == "csv":
+        table = write_csv(tmp_path / "t.csv", rows)
+    else:
+        table = write_jsonl(tmp_path / "t.jsonl", [{"image": image, "caption": caption} for image, caption in rows])
+    tracemalloc.start()
+    try:
+        records = Table(DataConfig(str(table)))
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(records) == 20_000
+    assert held < 20_000 * 16 * 1.2 + 50_000
+    assert peak < 20_000 * 16 * 2 + 200_000
 
 
 def test_labels_and_groups(tmp_path: Path):
