@@ -14,6 +14,10 @@ from clipfast.files import write_atomically
 NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
+def _step(path: Path) -> int:
+    return int(path.stem.partition("-")[2])
+
+
 class Checkpoints:
     """``folder/step-00001000.pt`` and so on. Only one process of a run writes."""
 
@@ -23,15 +27,18 @@ class Checkpoints:
     def paths(self) -> list[Path]:
         """The newest first."""
         found = [path for path in self.folder.glob("step-*.pt") if NAME.fullmatch(path.name)]
-        return sorted(found, key=lambda path: int(path.stem.partition("-")[2]), reverse=True)
+        return sorted(found, key=_step, reverse=True)
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}.pt"
 
     def save(self, step: int, contents: dict[str, Any]) -> Path:
-        """Write tensors and plain values; then let go of what is older than the newest ``keep``."""
+        """Write tensors and plain values; then let go of all but the newest ``keep`` up to this one.
+
+        A later one is damaged, or a resumed run would not be here: it must not push out those that are whole.
+        """
         write_atomically(self.path(step), lambda file: torch.save(contents, file))
-        for path in self.paths()[self.keep :]:
+        for path in [path for path in self.paths() if _step(path) <= step][self.keep :]:
             path.unlink()
         return self.path(step)
 

@@ -45,7 +45,7 @@ def train(config: TrainConfig, *, resume: bool = False, tokenizer: Tokenize | No
 
     In ``config.output`` there come ``log.jsonl``, ``checkpoints/`` and at the end ``model.pt``, which ``clipfast.load`` reads.
     ``resume`` goes on at the newest checkpoint, if there is one, as if the run had never stopped. ``tokenizer`` replaces
-    the model's own.
+    the model's own. The global random generators of torch, NumPy and Python are seeded.
 
     SIGTERM and SIGINT end the run after the step, with a checkpoint. Raises ConfigError for what the configuration cannot
     mean, NotFiniteError with a diagnosis for a loss that is none, ValueError and OSError for data that cannot be read.

@@ -167,7 +167,10 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path: Path):
         assert found[1]["value"].eq(10).all()
     (tmp_path / ".step-00000011.pt.x1y2").write_bytes(b"half")
     checkpoints.remove_unfinished()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010.pt", "step-100000000.pt"]
+    for step in (11, 12):
+        checkpoints.save(step, {})  # the damaged one is later than both, and takes no place from them
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["step-00000011.pt", "step-00000012.pt", "step-100000000.pt"]
 
 
 def test_a_checkpoint_runs_no_code(tmp_path: Path):

@@ -17,12 +17,19 @@ import clipfast
 from clipfast.data import open_pairs
 from clipfast.hub import preprocess_of
 from clipfast.models import CLIP, create_model
+from clipfast.training import CachedStep
 from clipfast.training import run as run_module
 from clipfast.training.config import TrainConfig
 from clipfast.training.diagnosis import NotFiniteError
 from clipfast.training.engine import Summary, train
+from clipfast.training.evaluate import evaluate
 from clipfast.training.log import read_log
+from clipfast.training.processes import World
+from clipfast.training.run import prepare
 from clipfast.training.sources import ConfigError
+from clipfast.training.step import WholeStep
+
+ALONE = World(0, 1, torch.device("cpu"))
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -190,9 +197,28 @@ def test_evaluation_in_between_leaves_no_trace(tmp_path: Path):
     assert [line["step"] for line in log if line["event"] == "evaluation"] == [3, 6]
 
 
+def test_evaluation_uses_no_random_numbers_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def measure(model: CLIP, *_: Any, **options: Any) -> dict[str, float]:
+        assert options == {"batch_size": 256}
+        return {"drawn": torch.rand(1).item()}
+
+    monkeypatch.setattr("clipfast.training.evaluate.retrieval_metrics", measure)
+    held_out = {"retrieval": {"source": str(tmp_path / "pairs.csv")}}
+    state = prepare(config(tmp_path), ALONE, letters)[1]
+    before = torch.get_rng_state()
+    assert evaluate(state, config(tmp_path, evaluation=held_out).evaluation, letters).keys() == {"retrieval/drawn"}
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("chunk_size", "kind"), [(None, WholeStep), (7, CachedStep), (8, WholeStep), (100, WholeStep)])
+def test_gradients_are_cached_where_a_chunk_is_less_than_the_batch(tmp_path: Path, chunk_size: int | None, kind: type):
+    changes = {} if chunk_size is None else {"chunk_size": chunk_size}
+    assert type(prepare(config(tmp_path, **changes), ALONE, letters)[0].step) is kind
+
+
 def test_pairs_that_cannot_be_read_are_counted_and_named(tmp_path: Path):
     (tmp_path / "5.png").write_bytes(b"no picture")
-    summary = run(tmp_path, epochs=2, log={"every_steps": 2})
+    summary = run(tmp_path, epochs=2, log={"every_steps": 100})  # what happened since the last line is told before a checkpoint
     assert summary.progress.skipped == 2
     assert list(summary.progress.named) == [f"{tmp_path}/pairs.csv:7"]
     log = read_log(tmp_path / "run" / "log.jsonl")
