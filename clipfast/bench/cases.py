@@ -16,7 +16,7 @@ from clipfast.pairs import compute_dtype
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-FLOPS = {"clip": 8, "siglip": 6, "info_nce": 8, "nt_xent": 16}
+FLOPS = {"clip": 8, "siglip": 6, "info_nce": 6, "nt_xent": 16}
 """Floor of forward + backward in units of N^2 D operations (nt_xent: one triangle of 2N x 2N)."""
 
 EAGER_MATRICES, COMPILED_MATRICES = 5, 3
