@@ -37,6 +37,8 @@ def zero_shot_metrics(
         raise ValueError(f"{config.source}: zero-shot classification needs class folders, or a table with the classes' names")
     records = open_records(replace(config, templates=("{}",)))  # so that the caption of a picture is its class's name
     names = records.labels()
+    if not names:
+        raise NothingReadableError(f"no class name of {config.source} can be read")
     classifier = ZeroShotClassifier(model, names, config.templates, tokenize)
     numbers = {name: number for number, name in enumerate(names)}
     counts = _Counts()

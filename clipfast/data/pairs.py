@@ -9,9 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from clipfast.data.batches import BatchesOfRecords, PairBatch, PairMaker, Tokenize, batch_loader
+from clipfast.data.batches import BatchesOfRecords, PairBatch, PairMaker, Tokenize
 from clipfast.data.config import DataConfig
 from clipfast.data.folder import ClassFolders
+from clipfast.data.loader import batch_loader
 from clipfast.data.order import epoch_order, whole_batches
 from clipfast.data.records import Grouped, NothingReadableError
 from clipfast.data.shard_batches import stream_batches

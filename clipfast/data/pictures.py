@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipfast.data.batches import BatchesOfRecords, PictureBatch, PictureMaker, batch_loader
+from clipfast.data.batches import BatchesOfRecords, PictureBatch, PictureMaker
 from clipfast.data.config import DataConfig
+from clipfast.data.loader import batch_loader
 from clipfast.data.pairs import is_shards, open_records
 from clipfast.data.records import Records
 from clipfast.data.shard_batches import stream_batches

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from clipfast.data.batches import Maker, batch_loader, made
+from clipfast.data.batches import Maker, made
+from clipfast.data.loader import batch_loader
 from clipfast.data.records import Example, Record, Skipped
 from clipfast.data.shards import Sample
 

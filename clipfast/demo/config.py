@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clipfast.demo.dataset import PAIRS, TEST, caption
 from clipfast.demo.icons import HELD_OUT, IMAGE_SIZE, TRAINING_STYLES
+from clipfast.files import write_atomically
 from clipfast.tokenizer import VOCABULARY_SIZE
 from clipfast.training.command import configured
 from clipfast.training.config import TrainConfig
@@ -57,7 +58,7 @@ def write_config(folder: Path, names: int, epochs: int, seed: int) -> TrainConfi
         template=_quoted(caption("{}", HELD_OUT)), evaluate_every=max(1, epochs * steps // EVALUATIONS), log_every=steps,
     )  # fmt: skip
     path = folder / CONFIG
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, lambda file: file.write(text.encode()))
     return configured([str(path)])
 
 

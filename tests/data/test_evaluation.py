@@ -150,6 +150,9 @@ def test_sources_that_are_refused(tmp_path: Path):
         with pytest.raises(ValueError, match=f"{name} = .* has no meaning .*: an evaluation reads every picture once"):
             zero_shot_metrics(Towers(), DataConfig(str(tmp_path), **{name: value}), PLAIN, digits)
     picture(0).save(tmp_path / "0.png")
+    nameless = write_csv(tmp_path / "t.csv", [("0.png", "")])
+    with pytest.raises(NothingReadableError, match=r"no class name of .*t\.csv can be read"):
+        zero_shot_metrics(Towers(), DataConfig(str(nameless), workers=0), PLAIN, digits)
     two = write_jsonl(tmp_path / "t.jsonl", [{"image": "0.png", "caption": ["1", "2"]}])
     with pytest.raises(ValueError, match="a picture has one class in zero-shot classification; got 1, 2"):
         zero_shot_metrics(Towers(), DataConfig(str(two), templates=("{}",), workers=0), PLAIN, digits)
