@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from clipfast.plan.problem import Problem
 from clipfast.registry import SMALL
-from clipfast.tiling import TILE_SIDE, strips, tiles
+from clipfast.tiling import SMALLEST_SIDE, TILE_SIDE, strips, tiles
 
 
 class Pass(NamedTuple):
@@ -31,8 +31,9 @@ def single(problem: Problem) -> list[Pass]:
     rows, swept = problem.views * problem.batch, swept_logits(problem)
     if rows * rows <= SMALL:
         return _passes(problem, Areas(swept, swept, swept), 1)
-    pieces = len(strips(rows, tile_side(problem)))
-    transposed, count = (rows * rows - swept, math.comb(pieces + 1, 2)) if problem.triangle else (swept, pieces**2)
+    side = tile_side(problem)
+    across, down = len(strips(rows, side)), len(strips(rows, strip_height(problem, rows) or side))
+    transposed, count = (rows * rows - swept, math.comb(across + 1, 2)) if problem.triangle else (swept, down * across)
     return _passes(problem, Areas(swept, transposed, kept_logits(problem, rows, (rows,))), count)
 
 
@@ -67,8 +68,18 @@ def kept_room(problem: Problem, rows: int) -> int:
     return int(problem.budget.kept_elements(rows, columns, rows * problem.dim if problem.symmetric else 0))
 
 
+def strip_height(problem: Problem, rows: int) -> int:
+    """Rows of a strip that both of InfoNCE's passes visit before the next one, its exponentials kept; 0 for whole passes."""
+    room = kept_room(problem, rows)
+    height = min(room // rows, tile_side(problem))
+    one_sided = problem.ranks == 1 and problem.device == "cpu" and not (problem.two_directions or problem.symmetric)
+    return 0 if not one_sided or room >= rows * rows or height < SMALLEST_SIDE else height
+
+
 def kept_logits(problem: Problem, rows: int, blocks: tuple[int, ...]) -> int:
-    """Of those, how many are kept: whole tiles, the first ones of the sweep."""
+    """Exponentials that pass 2 finds: whole tiles, the first ones of the sweep, or all, strip by strip."""
+    if strip_height(problem, rows):
+        return rows * sum(blocks)
     room, side = kept_room(problem, rows), tile_side(problem)
     cut = (tile for block in blocks for tile in tiles(rows, block, side, problem.triangle))
     filled = itertools.accumulate(math.prod(tile.shape) for tile in cut)

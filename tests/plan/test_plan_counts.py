@@ -61,6 +61,17 @@ def test_operations_with_the_tiles_that_the_budget_keeps(loss: Loss, dtype: str)
     assert counted(loss, problem, backend) == sum(p.operations for p in operations.single(problem))
 
 
+@each_sweep
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+def test_room_for_a_strip_of_rows(loss: Loss, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """InfoNCE then computes no score twice; the other losses find some tiles or none."""
+    monkeypatch.setattr(clipfast.tiling.Budget, "kept_elements", lambda *_: 100_000)
+    problem = planned(loss, 700, 24, "both")
+    assert counted(loss, problem, backend) == sum(p.operations for p in operations.single(problem))
+    if loss.name == "info_nce":
+        assert [p.operations for p in operations.single(problem)] == [2 * 24 * 700**2, 4 * 24 * 700**2]
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_tiles_are_those_of_the_sweep(loss: Loss) -> None:
     with small_tiles(), pytest.MonkeyPatch.context() as patch:
