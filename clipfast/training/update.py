@@ -54,7 +54,7 @@ class Update:
 
 
 def averaged(model: CLIP, decay: float | None) -> AveragedModel | None:
-    """An exponential moving average of the weights, or nothing without a ``decay``."""
+    """An exponential moving average (EMA) of the weights, or nothing without a ``decay``."""
     if decay is None:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_are_one(folder: Path, tmp_path: Path):
-    run_processes(partial(in_each, str(folder)), tmp_path)
+    run_processes(partial(in_each, str(folder)), tmp_path, seconds=120)
     for name in CASES:
         one, two = folder / "one" / name, folder / "two" / name
         close(weights(two / "model.pt"), weights(one / "model.pt"))

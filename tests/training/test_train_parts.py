@@ -248,6 +248,15 @@ def test_a_model_as_the_configuration_says(tmp_path: Path):
     assert torch.equal(again.visual.conv1.weight, model.visual.conv1.weight.float())
 
 
+def test_a_locked_resnet_keeps_its_statistics():
+    resnet = ResNetConfig(32, (1, 1, 1, 1), 8, 4)
+    described = ModelConfig(embed_dim=6, vision=resnet, text=TextConfig(**TEXT), lock_image_tower=True)
+    model = build_model(described, torch.device("cpu"), torch.float32)
+    before = model.visual.bn1.running_mean.clone()
+    model.train().encode_image(torch.rand(2, 3, 32, 32))
+    assert torch.equal(model.visual.bn1.running_mean, before)
+
+
 def test_a_tokenizer_that_fits_the_model():
     tokens = build_tokenizer(ModelConfig(name="ViT-tiny"))(["a dog", "word " * 100])
     assert tokens.shape == (2, 77)
