@@ -4,8 +4,9 @@
 
 Every process has one thread. The machine's figures are measured first, as ``python -m clipfast plan --calibrate`` does, from a
 step of another size in one process and from messages of two; what is compared was not fitted. A ratio is measured over
-planned time, the fastest of the runs on each side. Where ranks share a machine's memory and caches, they are slower than
-a model of one rank knows.
+planned time, the fastest of the runs on each side. ``--clock processor`` compares the processor's time of a rank with the
+planned compute instead, which other programs on the machine disturb less and transfers are no part of. Where ranks share
+a machine's memory and caches, they are slower than a model of one rank knows.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from clipfast.plan.strategies import Plan, plans
 from clipfast.plan.traffic import STRATEGIES
 
 RUNS = 10
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def step(problem: Problem, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
@@ -46,27 +48,27 @@ def step(problem: Problem, inputs: tuple[Tensor, ...], options: dict[str, Any]) 
     function(a, b, *arguments, normalize=problem.normalize, **options).backward()
 
 
-def fastest(run: functools.partial) -> float:
-    times = []
+def fastest(run: functools.partial, clock: str) -> float:
+    times, now = [], CLOCKS[clock]
     for _ in range(RUNS + 1):
         if dist.is_initialized():
             dist.barrier()
-        start = time.perf_counter()
+        start = now()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(now() - start)
     return min(times[1:])
 
 
-def alone(problem: Problem) -> dict[str, float | None]:
+def alone(problem: Problem, clock: str) -> dict[str, float | None]:
     inputs = features(problem.batch, problem.dim, getattr(torch, problem.dtype))
     run = functools.partial(step, problem, inputs, {})
-    found = fastest(run)
+    found = fastest(run, clock)
     for x in inputs:
         x.grad = None
     return {"step_s": found, "extra_bytes": peak_bytes(run)}
 
 
-def one_rank(rank: int, store: str, problem: Problem, results: str) -> None:
+def one_rank(rank: int, store: str, problem: Problem, results: str, clock: str) -> None:
     """Rank 0 writes each strategy's time, that of the slowest rank."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
@@ -75,7 +77,7 @@ def one_rank(rank: int, store: str, problem: Problem, results: str) -> None:
     found = {}
     for strategy in STRATEGIES:
         options = {"group": dist.group.WORLD, "strategy": strategy}
-        seconds = torch.tensor(fastest(functools.partial(step, problem, (a, b, scale), options)))
+        seconds = torch.tensor(fastest(functools.partial(step, problem, (a, b, scale), options), clock))
         dist.all_reduce(seconds, dist.ReduceOp.MAX)
         found[strategy] = {"step_s": seconds.item()}
     if rank == 0:
@@ -84,31 +86,32 @@ def one_rank(rank: int, store: str, problem: Problem, results: str) -> None:
     dist.destroy_process_group()
 
 
-def grouped(problem: Problem) -> dict[str, dict[str, float]]:
+def grouped(problem: Problem, clock: str) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         store, results = f"{folder}/store", f"{folder}/results.json"
-        torch.multiprocessing.spawn(one_rank, (store, problem, results), nprocs=problem.ranks)
+        torch.multiprocessing.spawn(one_rank, (store, problem, results, clock), nprocs=problem.ranks)
         return json.loads(Path(results).read_text())
 
 
-def row(problem: Problem, plan: Plan, found: dict[str, float | None]) -> dict[str, Any]:
-    seconds = found["step_s"]
+def row(problem: Problem, plan: Plan, found: dict[str, float | None], clock: str) -> dict[str, Any]:
+    seconds = found["step_s"] or 0.0
+    planned = plan.times.step if clock == "wall" else plan.times.compute
     result = {
         "loss": problem.loss, "batch": problem.batch, "ranks": plan.ranks, "strategy": plan.strategy,
-        "planned_s": plan.times.step, "measured_s": seconds, "ratio": (seconds or 0.0) / plan.times.step,
+        "planned_s": planned, "measured_s": seconds, "ratio": seconds / planned,
         "planned_extra_bytes": plan.extra, "measured_extra_bytes": found.get("extra_bytes"),
     }  # fmt: skip
     typer.echo(
-        f"{plan.strategy:7s} {problem.loss:9s} N = {problem.batch:6d}: planned {plan.times.step * 1e3:8.1f} ms, measured "
-        f"{(seconds or 0.0) * 1e3:8.1f} ms, ratio {result['ratio']:.2f}"
+        f"{plan.strategy:7s} {problem.loss:9s} N = {problem.batch:6d}: planned {planned * 1e3:8.1f} ms, measured "
+        f"{seconds * 1e3:8.1f} ms, ratio {result['ratio']:.2f}"
     )
     return result
 
 
-def compare(loss: str, batch: int, dim: int, dtype: str, ranks: int, machine: Machine) -> list[dict[str, Any]]:
+def compare(loss: str, batch: int, dim: int, dtype: str, ranks: int, machine: Machine, clock: str) -> list[dict[str, Any]]:
     problem = Problem(loss, batch, dim, dtype, ranks, device="cpu")
-    found = {"single": alone(problem), **grouped(problem)}
-    return [row(problem, plan, found[plan.strategy]) for plan in plans(problem, machine)]
+    found = {"single": alone(problem, clock), **grouped(problem, clock)}
+    return [row(problem, plan, found[plan.strategy], clock) for plan in plans(problem, machine)]
 
 
 def main(
@@ -118,17 +121,18 @@ def main(
     dim: Annotated[int, typer.Option(help="Width of the features.")] = 512,
     dtype: Annotated[str, typer.Option(help="Of the features.")] = "float32",
     ranks: Annotated[int, typer.Option(min=2, help="Processes of the group.")] = 2,
+    clock: Annotated[str, typer.Option(help=f"One of {', '.join(CLOCKS)}.")] = "wall",
 ) -> None:
     torch.set_num_threads(1)
     rows, machines, load = [], {}, [os.getloadavg()[0]]
     for loss in losses.split(","):
-        machine = measured(Machine(name="this machine", device="cpu"), loss, dim, dtype)
+        machine = measured(Machine(name="this machine", device="cpu"), loss, dim, dtype, CLOCKS[clock])
         machines[loss] = machine.figures()
         for batch in sizes.split(","):
-            rows += compare(loss, int(batch), dim, dtype, ranks, machine)
+            rows += compare(loss, int(batch), dim, dtype, ranks, machine, clock)
     load.append(os.getloadavg()[0])
     surroundings = {**environment(), "cores": os.cpu_count(), "load_before_and_after": load}
-    content = {"environment": surroundings, "dim": dim, "dtype": dtype, "machines": machines, "results": rows}
+    content = {"environment": surroundings, "clock": clock, "dim": dim, "dtype": dtype, "machines": machines, "results": rows}
     write_atomically(out, lambda file: file.write(json.dumps(content, indent=1).encode()))
     typer.echo(f"results: {out}")
 

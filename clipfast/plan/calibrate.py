@@ -22,6 +22,7 @@ from clipfast.plan.machine import MEASURED, Machine
 from clipfast.plan.problem import Problem
 from clipfast.tiling import SMALLEST_SIDE
 
+Clock = Callable[[], float]
 RUNS = 5
 BATCH = {"cpu": 3072, "cuda": 65_536}
 """Pairs of the step whose share of the product rate is taken: beyond the batches that run as one tile."""
@@ -30,15 +31,18 @@ COPIED_BYTES = {"cpu": 2**27, "cuda": 2**31}
 LINK_SECONDS = 60.0
 
 
-def measured(machine: Machine, loss: str, dim: int, dtype: str) -> Machine:
-    """``machine`` with every figure that this machine can tell; links need two processes on the CPU, or two GPUs."""
+def measured(machine: Machine, loss: str, dim: int, dtype: str, clock: Clock = time.perf_counter) -> Machine:
+    """``machine`` with every figure that this machine can tell; links need two processes on the CPU, or two GPUs.
+
+    ``clock`` times the loss: ``time.process_time`` with one thread leaves out what else runs on the machine.
+    """
     kind = getattr(torch, dtype)
     rate = _product_rate(machine.device, dim, kind)
-    overhead = _tile_seconds(machine.device, loss, kind)
+    overhead = _tile_seconds(machine.device, loss, kind, clock)
     figures: dict[str, Any] = {
         "product_tflops": rate / 1e12,
         "tile_us": overhead * 1e6,
-        "sweep_share": _share(machine.device, loss, dim, dtype, rate, overhead),
+        "sweep_share": _share(machine.device, loss, dim, dtype, rate, overhead, clock),
         "copy_gb_s": _copy_rate(machine.device) / 1e9,
         "memory_gib": _memory(machine.device) / 2**30,
     }
@@ -47,17 +51,17 @@ def measured(machine: Machine, loss: str, dim: int, dtype: str) -> Machine:
     return machine.updated(MEASURED, **figures)
 
 
-def timed(run: Callable[[], object], device: str) -> float:
+def timed(run: Callable[[], object], device: str, clock: Clock = time.perf_counter) -> float:
     """Seconds of the fastest run, after one that does not count: what else runs on the machine only adds to it."""
-    return min([_seconds(run, device) for _ in range(RUNS + 1)][1:])
+    return min([_seconds(run, device, clock) for _ in range(RUNS + 1)][1:])
 
 
-def _seconds(run: Callable[[], object], device: str) -> float:
-    start = time.perf_counter()
+def _seconds(run: Callable[[], object], device: str, clock: Clock) -> float:
+    start = clock()
     run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _product_rate(device: str, dim: int, dtype: torch.dtype) -> float:
@@ -68,24 +72,24 @@ def _product_rate(device: str, dim: int, dtype: torch.dtype) -> float:
     return 2 * 8192 * 8192 * dim / timed(lambda: a @ b.t(), device)
 
 
-def _share(device: str, loss: str, dim: int, dtype: str, rate: float, overhead: float) -> float:
+def _share(device: str, loss: str, dim: int, dtype: str, rate: float, overhead: float, clock: Clock) -> float:
     """Of ``rate``, what a step of the loss reaches beside the overhead of its tiles."""
     problem = Problem(loss, BATCH[device], dim, dtype, device=device, normalize=False)
     inputs = tuple(x.detach().to(device).requires_grad_() for x in features(problem.batch, dim, getattr(torch, dtype)))
     passes = operations.single(problem)
-    took = timed(functools.partial(step, fused(loss, None, None), inputs), device)
+    took = timed(functools.partial(step, fused(loss, None, None), inputs), device, clock)
     arithmetic = took - overhead * sum(p.tiles for p in passes)
     return sum(p.operations for p in passes) / rate / max(arithmetic, took / 2)
 
 
-def _tile_seconds(device: str, loss: str, dtype: torch.dtype) -> float:
+def _tile_seconds(device: str, loss: str, dtype: torch.dtype, clock: Clock) -> float:
     """From many tiles with next to nothing in them."""
     problem = Problem(loss, OVERHEAD_PAIRS, OVERHEAD_DIM, str(dtype).removeprefix("torch."), device=device, normalize=False)
     smallest = 2 * SMALLEST_SIDE * (SMALLEST_SIDE + OVERHEAD_DIM) if device == "cpu" else SMALLEST_SIDE**2
     workspace = smallest * problem.swept_bytes
     passes = operations.single(Problem(**{**vars(problem), "workspace_bytes": workspace}))
     inputs = tuple(x.detach().to(device).requires_grad_() for x in features(problem.batch, problem.dim, dtype))
-    return timed(functools.partial(step, fused(loss, None, workspace), inputs), device) / sum(p.tiles for p in passes)
+    return timed(functools.partial(step, fused(loss, None, workspace), inputs), device, clock) / sum(p.tiles for p in passes)
 
 
 def _copy_rate(device: str) -> float:
