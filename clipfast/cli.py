@@ -113,7 +113,7 @@ def demo(
     console.print("[bold]Training with it[/bold]")
     try:
         run(output, names=names, seed=seed)
-    except ValueError as error:
+    except (OSError, RuntimeError, ValueError) as error:
         _stop(error)
 
 

@@ -66,6 +66,11 @@ def checked_captions(value: object, origin: str) -> tuple[str, ...]:
             raise UnreadableError(f"the caption is not a text, but {type(caption).__name__} ({origin})")
         if not caption.strip():
             raise UnreadableError(f"the caption is empty ({origin})")
-        if not caption.isascii() and any("\ud800" <= letter <= "\udfff" for letter in caption):
+        if not is_unicode(caption):
             raise UnreadableError(f"the caption is not UTF-8 ({origin})")
     return captions
+
+
+def is_unicode(text: str) -> bool:
+    """False for a text with bytes in it that were not UTF-8, which Python keeps as single surrogates."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from clipfast.data.records import is_unicode
 from clipfast.pictures import UnreadableError
 
 
@@ -84,9 +85,11 @@ class DelimitedRows(Rows):
 
     def _header(self, lines: _Lines) -> tuple[str, ...]:
         columns = tuple(next(self._parsed(lines), ()))
-        for name in columns:
-            if not name.isprintable():  # NUL, control characters, or bytes that are not UTF-8
-                raise ValueError(f"{lines.name} is not a {Path(lines.name).suffix} file in UTF-8: its first line is {columns}")
+        names, kind = "".join(columns), Path(lines.name).suffix
+        if "\0" in names or not is_unicode(names):
+            raise ValueError(f"{lines.name} is not a {kind} file in UTF-8: its first line is {columns}")
+        if "\t" in names:
+            raise ValueError(f"{lines.name} has tabs between its columns, where a {kind} file has commas; call it .tsv")
         return columns
 
     def _parsed(self, lines: _Lines) -> Iterator[list[str]]:

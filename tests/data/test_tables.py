@@ -148,7 +148,7 @@ def test_a_batch_of_which_nothing_can_be_read_is_an_error_of_its_own(tmp_path: P
         ("t.csv", b"image,caption\n\n", r"t\.csv is empty: it has no rows"),
         ("t.jsonl", b"\n\n", r"t\.jsonl is empty: it has no rows"),
         ("t.csv", b"file,caption\na,b\n", r"t\.csv has no column 'image'; its columns are 'file', 'caption'"),
-        ("t.csv", b"image\tcaption\na\tb\n", r"its first line is \('image\\tcaption',\)"),
+        ("t.csv", b"image\tcaption\na\tb\n", r"t\.csv has tabs between its columns, where a \.csv file has commas; call it"),
         ("t.tsv", b"image,caption\na,b\n", r"t\.tsv has no column 'image'; its columns are 'image,caption'"),
         ("t.jsonl", b'{"image": "a", "text": "b"}\n', r"t\.jsonl has no column 'caption'; its columns are 'image', 'text'"),
         ("t.csv", b"PK\x03\x04\x14\x00\x08\x08\n\x00", r"t\.csv is not a \.csv file in UTF-8"),
