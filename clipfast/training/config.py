@@ -156,6 +156,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least_one(self, "batch_size", "chunk_size", "epochs")
+        if self.seed < 0:
+            raise ValueError(f"seed is a whole number of at least 0; got {self.seed}")
         if not self.output:
             raise ValueError("output is the folder of the run; got an empty text")
         if self.average_decay is not None and not 0 < self.average_decay < 1:

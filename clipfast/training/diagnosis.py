@@ -31,7 +31,7 @@ def diagnose(model: CLIP, images: Tensor, features: Sequence[Tensor], world: Wor
     # What is wrong in one process reaches the others' gradients through the loss: the earliest stage is the cause.
     rank, (kind, found) = min(enumerate(causes), key=lambda cause: list(ADVICE).index(cause[1][0]))
     where = f" in process {rank}" if world.size > 1 else ""
-    return f"{found}{where}. {ADVICE[kind]}"
+    return f"{found}{where}; {ADVICE[kind]}"
 
 
 def _causes(model: CLIP, images: Tensor, features: Sequence[Tensor]) -> Iterator[tuple[str, str]]:

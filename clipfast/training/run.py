@@ -41,6 +41,7 @@ class Run:
 def prepare(config: TrainConfig, world: World, tokenizer: Tokenize | None = None) -> tuple[Run, TrainState]:
     """Everything that a run needs, at its beginning."""
     share = _share(config, world)
+    _make_folder(config)
     precision = Precision(config.precision, world.device)
     seed_all(config.seed)  # the same weights in every process
     model = build_model(config.model, world.device, precision.dtype)
@@ -67,6 +68,14 @@ def _share(config: TrainConfig, world: World) -> int:
             f"batch_size counts the pairs of all processes, but {world.size} of them cannot share {config.batch_size} evenly"
         )
     return share
+
+
+def _make_folder(config: TrainConfig) -> None:
+    """Before anything else is done: a run that cannot write is no run."""
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output: there can be no folder {config.output}: {error.strerror}") from error
 
 
 def _schedule(config: TrainConfig, total_steps: int) -> CosineSchedule:

@@ -86,6 +86,7 @@ def test_a_described_model():
         ({"optimizer": {"final_learning_rate": 1.0}}, r"^optimizer: final_learning_rate .*; got 1"),
         ({"batch_size": 0}, r"batch_size is a whole number of at least 1; got 0"),
         ({"chunk_size": 0}, r"chunk_size is a whole number of at least 1; got 0"),
+        ({"seed": -1}, r"seed is a whole number of at least 0; got -1"),
         ({"output": ""}, r"output is the folder of the run; got an empty text"),
         ({"average_decay": 1.0}, r"average_decay is above 0 and below 1.*; got 1.0"),
         ({"checkpoints": {"keep": 0}}, r"^checkpoints: keep is a whole number of at least 1; got 0"),

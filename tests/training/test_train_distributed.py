@@ -112,7 +112,7 @@ def stopped_by_one(pairs: Path, rank: int) -> None:
     run_module.diagnose = spoiled
     loss = run_module.Update.__call__
     run_module.Update.__call__ = lambda self, value: loss(self, value * float("nan"))
-    with pytest.raises(NotFiniteError, match=r"pictures, the first at place 0, are not finite in process 1\."):
+    with pytest.raises(NotFiniteError, match=r"pictures, the first at place 0, are not finite in process 1;"):
         train(config(pairs, output=str(pairs / "stopped")), tokenizer=letters)
     run_module.Update.__call__, run_module.diagnose = loss, original
     if rank == 0:

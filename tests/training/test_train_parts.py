@@ -137,6 +137,16 @@ def test_the_average_follows_by_its_decay():
     assert averaged(model, None) is None
 
 
+def test_the_average_has_the_running_statistics_too():
+    model = create_model(ClipConfig(6, ResNetConfig(32, (1, 1, 1, 1), 8, 4), TextConfig(**TEXT)))
+    average = averaged(model, 0.75)
+    assert average is not None
+    for mean in (0.0, 1.0):
+        model.visual.bn1.running_mean.fill_(mean)
+        average.update_parameters(model)
+    assert average.module.visual.bn1.running_mean.eq(0.25).all()
+
+
 def test_random_numbers_go_on_where_they_were(tmp_path: Path):
     def draw() -> tuple[float, float, float]:
         return torch.rand(1).item(), np.random.normal(), random.random()

@@ -268,6 +268,7 @@ def test_gradients_that_overflow_too_often_stop(tmp_path: Path, monkeypatch: pyt
             {"evaluation": {"retrieval": {"source": "nowhere.csv"}}},
             r"^evaluation\.retrieval: there is no file or folder nowhere",
         ),
+        ({"output": __file__}, r"^output: there can be no folder .*: File exists"),
         ({"device": "nowhere"}, "device 'nowhere' cannot be used"),
         ({"model": {"weights": "nowhere.pt"}}, r"^model\.weights: there is no file nowhere\.pt"),
     ],
