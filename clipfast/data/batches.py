@@ -100,9 +100,14 @@ def made(maker: Maker, examples: Iterator[Example | Skipped], *numbers: int) -> 
         try:
             items.append(maker.item(example.record, *numbers, example.place))
         except UnreadableError as error:
-            skipped.append(Skipped(example.where, str(error).removeprefix(f"{example.where}: ")))
+            skipped.append(_skipped(example.where, error))
     images, rest = zip(*items, strict=True) if items else ((), ())
     return maker.batch(torch.stack(images) if items else torch.empty(0), rest, tuple(skipped))
+
+
+def _skipped(where: str, error: UnreadableError) -> Skipped:
+    """An error that names its own place does not name it twice."""
+    return Skipped(where, str(error).removeprefix(f"{where}: "))
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ class BatchesOfRecords:
         try:
             return Example(index, where, self.records.read(index))
         except UnreadableError as error:
-            return Skipped(where, str(error))
+            return _skipped(where, error)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Table:
 
 
 class JoinedRows:
-    """The pictures of a table, one with several rows once, with the captions of all of them."""
+    """The pictures of a table, one with several rows once, with the captions of all of them; without one that cannot be read it is none."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -76,8 +76,14 @@ class JoinedRows:
         return self._table.where(self._rows[self._first[index]])
 
     def read(self, index: int) -> Record:
-        read = [self._table.read(row) for row in self._rows[self._first[index] : self._first[index + 1]]]
+        read = [self._read(row) for row in self._rows[self._first[index] : self._first[index + 1]]]
         return Record(read[0].image, tuple(caption for record in read for caption in record.captions))
+
+    def _read(self, row: int) -> Record:
+        try:
+            return self._table.read(row)
+        except UnreadableError as error:
+            raise UnreadableError(f"{self._table.where(row)}: {error}") from error
 
 
 def _hashable(value: Any) -> str:

@@ -86,6 +86,19 @@ def test_retrieval_with_several_captions(tmp_path: Path):
     assert (results[0]["pictures"], results[0]["texts"]) == (20, len(texts))
 
 
+def test_a_row_that_cannot_be_read_is_named_with_its_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    table = numbered_table(tmp_path, 5)
+    with table.open("a") as file:
+        file.write("3.png,\nmissing.png,1\n")
+    with caplog.at_level(logging.WARNING, "clipfast"):
+        metrics = retrieval_metrics(Towers(), DataConfig(str(table), workers=0), PLAIN, digits)
+    assert (metrics["pictures"], metrics["texts"], metrics["skipped"]) == (4, 4, 2)
+    assert caplog.messages == [
+        f"left out of the evaluation: {table}:5: {table}:7: the caption is empty (in 'caption')",
+        f"left out of the evaluation: {table}:8: {tmp_path}/missing.png: No such file or directory",
+    ]
+
+
 def test_retrieval_on_shards(tmp_path: Path):
     webdataset = pytest.importorskip("webdataset", reason="needs clipfast[data]")
     for shard in range(3):
