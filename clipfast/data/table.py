@@ -61,7 +61,7 @@ class Table:
 
 
 class JoinedRows:
-    """The pictures of a table, one with several rows once, with the captions of all of them; without one that cannot be read it is none."""
+    """The pictures of a table: one with several rows comes once, with the captions of all, or not if one of them is broken."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
