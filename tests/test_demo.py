@@ -27,6 +27,9 @@ from clipfast.demo.dataset import caption, write_dataset
 from clipfast.demo.icons import FOLDERS, HELD_OUT, TRAINING_STYLES, Icons, load_icons
 from clipfast.demo.run import check_installed
 from clipfast.files import write_atomically
+from clipfast.models.checkpoints import read_state_dict
+from clipfast.training.command import configured
+from clipfast.training.engine import train
 from clipfast.training.log import read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -110,13 +113,17 @@ def test_the_configuration_is_the_training_command_s(tmp_path: Path) -> None:
     assert write_config(folder, names=12, epochs=1, seed=0).batch_size == 12
 
 
-def test_run_writes_its_files_and_says_so(tmp_path: Path, capsys) -> None:
+def test_run_writes_its_files_and_the_training_command_does_the_same(tmp_path: Path, capsys) -> None:
     result = run(tmp_path / "new", names=12, epochs=1, seed=0)
     written = {result.model, result.curve, result.predictions}
     assert all(path.parent == tmp_path / "new" and path.stat().st_size > 1000 for path in written)
     assert 0 <= result.top1 <= result.top5 <= 1
     said = capsys.readouterr().out
     assert all(str(path) in said for path in written)
+    by_hand = train(configured([str(tmp_path / "new" / "demo.toml"), "--output", str(tmp_path / "by_hand")]))
+    assert by_hand.result is not None
+    weights, others = (read_state_dict(path) for path in (result.model, by_hand.result))
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
     again = run(tmp_path / "new", names=12, epochs=1, seed=0)  # in place of the first
     assert (again.top1, again.top5) == (result.top1, result.top5)
     assert [event["event"] for event in read_log(tmp_path / "new" / "log.jsonl")].count("started") == 1
