@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,11 +36,7 @@ def load_icons(count: int | None = None, size: int = IMAGE_SIZE, seed: int = 0) 
 
     No two are alike in any style, and no held-out picture is among those to train on.
     """
-    codes = {style: _codepoints(style) for style in FOLDERS}
-    # A name such as "turn_sharp_left" would teach the text tower the held-out style's word with another meaning.
-    names = sorted(name for name in set.intersection(*map(set, codes.values())) if not set(FOLDERS) & set(name.split("_")))
-    pictures = {style: _draw(style, [codes[style][name] for name in names], size) for style in FOLDERS}
-    kept = _usable(pictures, len(names))
+    names, pictures, kept = _drawn(size)
     if count is not None:
         if not 2 <= count <= len(kept):
             raise ValueError(f"the number of names must be between 2 and {len(kept)}, but is {count}")
@@ -47,6 +44,16 @@ def load_icons(count: int | None = None, size: int = IMAGE_SIZE, seed: int = 0) 
         kept = sorted(kept[i] for i in order[:count])
     images = {style: drawn[kept] for style, drawn in pictures.items()}
     return Icons(tuple(names[i].replace("_", " ") for i in kept), images)
+
+
+@cache
+def _drawn(size: int) -> tuple[list[str], dict[str, np.ndarray], list[int]]:
+    """All names, all their pictures, and which of them are usable."""
+    codes = {style: _codepoints(style) for style in FOLDERS}
+    # A name such as "turn_sharp_left" would teach the text tower the held-out style's word with another meaning.
+    names = sorted(name for name in set.intersection(*map(set, codes.values())) if not set(FOLDERS) & set(name.split("_")))
+    pictures = {style: _draw(style, [codes[style][name] for name in names], size) for style in FOLDERS}
+    return names, pictures, _usable(pictures, len(names))
 
 
 def icon_folder() -> Path:
