@@ -43,13 +43,15 @@ class Checkpoints:
         return self.path(step)
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest one that can be read, on the CPU; a warning names each that cannot."""
+        """The newest one that can be read, on the CPU; a warning names each that cannot. ValueError if none can."""
         for path in self.paths():
             try:
                 return path, torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # a damaged archive fails in any way
-                reason = str(error).splitlines()[0] if str(error) else repr(error)
-                warnings.warn(f"the checkpoint {path} cannot be read and is passed over: {reason}", stacklevel=2)
+                kind = type(error).__name__
+                warnings.warn(f"the checkpoint {path} is damaged and is passed over ({kind})", stacklevel=2)
+        if self.paths():
+            raise ValueError(f"no checkpoint in {self.folder} can be read; remove them to begin anew")
         return None
 
     def remove_unfinished(self) -> None:

@@ -54,9 +54,17 @@ def opened(folder: Path, step: int, tensorboard: bool = False) -> Iterator[Log]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log; a last line that a killed process left unfinished is no part of it."""
-    lines = path.read_text("utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    """The objects of a log; a line that a killed process left unfinished is no part of it."""
+    lines = path.read_text("utf-8", errors="replace").split("\n") if path.exists() else []
+    return [found for line in lines if (found := _parsed(line)) is not None]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
 
 
 def _forget_after(path: Path, step: int) -> None:
