@@ -41,26 +41,33 @@ def grouped(problem: Problem, strategy: str, rank: int) -> dict[str, int]:
 
 def _own(problem: Problem, pairs: int, whole: bool) -> dict[str, int]:
     """What belongs to a rank's own pairs. ``whole``: the rows' gradient is complete only at the end of the sweep."""
-    both, wide = 2 * _matrix(problem, pairs), problem.wide_bytes
+    both = 2 * _matrix(problem, pairs)
     stacked = both * problem.given_bytes if problem.symmetric else 0  # NT-Xent's views in one matrix
     widened = both * problem.swept_bytes if problem.swept_bytes != problem.given_bytes else 0
     vectors = VECTOR_BYTES if problem.trains else VECTOR_BYTES_WITHOUT_GRADIENTS
     return {
         "features": both * problem.given_bytes,
         "copies": stacked + widened,
-        "gradients": _rows_gradient(problem, pairs, whole or problem.device == "cpu" or problem.given_bytes == wide),
+        "gradients": _rows_gradient(problem, pairs, whole),
+        "rounded": _rounded(problem, pairs),
         "vectors": pairs * vectors[problem.loss],
     }
 
 
-def _rows_gradient(problem: Problem, pairs: int, wide: bool) -> int:
+def _rows_gradient(problem: Problem, pairs: int, whole: bool) -> int:
     count = problem.wants_rows * problem.views * _matrix(problem, pairs)
-    if problem.loss == "siglip" and problem.device == "cuda":
-        wide = True  # until the backward call
-    if wide:
+    at_once = problem.loss == "siglip" or (problem.device == "cpu" and problem.ranks == 1)  # wide until the backward call
+    if whole or at_once or problem.given_bytes == problem.wide_bytes:
         return count * problem.wide_bytes
     strip = problem.wants_rows * min(pairs, problem.budget.side) * problem.dim  # a strip of rows is rounded when it is done
     return count * problem.given_bytes + strip * problem.wide_bytes
+
+
+def _rounded(problem: Problem, pairs: int) -> int:
+    """SigLIP's gradients on a GPU once more, as the backward call rounds them; on the CPU the widened copies took more."""
+    if problem.loss != "siglip" or problem.device == "cpu" or problem.given_bytes == problem.wide_bytes:
+        return 0
+    return (problem.wants_rows + problem.wants_columns) * _matrix(problem, pairs) * problem.given_bytes
 
 
 def _wide_columns(problem: Problem) -> int:
