@@ -38,7 +38,9 @@ def configured(arguments: Sequence[str]) -> TrainConfig:
 def report(summary: Summary, config: TrainConfig) -> Iterator[str]:
     """How it ended."""
     progress = summary.progress
-    if summary.interrupted is not None:
+    if summary.interrupted is not None and summary.checkpoint is None:
+        yield f"{summary.interrupted.name} came before the first step: there is nothing to go on from"
+    elif summary.interrupted is not None:
         yield f"{summary.interrupted.name} came: stopped after step {progress.step}; --resume goes on from {summary.checkpoint}"
     else:
         yield f"{progress.step} steps, {summary.seconds:.0f} s, last loss {progress.loss:.4f}"

@@ -90,6 +90,20 @@ def test_a_signal_is_an_exit_status_and_resume_goes_on(folder: Path, monkeypatch
     assert "6 steps, " in done.output
 
 
+def test_a_signal_before_the_first_step(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    original = run_module.build_model
+
+    def build(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    monkeypatch.setattr(run_module, "build_model", build)
+    done = command("train", "run.toml")
+    assert done.exit_code == 128 + signal.SIGINT
+    assert done.output == "SIGINT came before the first step: there is nothing to go on from\n"
+    assert not (folder / "run" / "checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

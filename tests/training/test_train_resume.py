@@ -189,6 +189,9 @@ def test_a_signal_ends_a_run_with_a_checkpoint(whole: Path, tmp_path: Path, numb
 def test_a_finished_run_has_nothing_to_add(whole: Path, tmp_path: Path):
     before = weights(whole / "run" / "model.pt")
     (whole / "run" / "model.pt").unlink()
+    checkpoint = whole / "run" / "checkpoints" / "step-00000018.pt"
+    written = checkpoint.stat().st_mtime_ns
     assert end(start(whole, whole / "run")) == 0
+    assert checkpoint.stat().st_mtime_ns == written
     assert same_bits(weights(whole / "run" / "model.pt"), before)
     assert len(steps(whole / "run")) == 18

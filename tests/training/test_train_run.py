@@ -119,6 +119,16 @@ def test_half_precision_follows_float32(tmp_path: Path, precision: str, chunk_si
     assert {value.dtype for value in weights(tmp_path / precision / "model.pt").values()} == {torch.float32}
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_follows_the_cpu(tmp_path: Path, precision: str):
+    changes: dict[str, Any] = {"optimizer": {"learning_rate": 1e-3}}
+    want = steps_of(tmp_path, "cpu", device="cpu", **changes)
+    got = steps_of(tmp_path, "gpu", device="cuda", precision=precision, chunk_size=3, **changes)
+    assert [line["loss"] for line in got] == pytest.approx([line["loss"] for line in want], rel=0.05)
+    assert clipfast.load(tmp_path / "gpu" / "model.pt", device="cuda")[0].logit_scale.is_cuda
+
+
 def test_float16_finds_the_scale_that_it_can_bear(tmp_path: Path):
     lines = steps_of(tmp_path, "run", precision="float16")
     assert 0 < lines[-1]["overflows"] < 5
