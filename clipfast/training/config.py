@@ -10,7 +10,7 @@ from typing import Any, Literal
 from clipfast.data.config import DataConfig
 from clipfast.models import BagOfWordsConfig, ClipConfig, ResNetConfig, TextConfig, VisionConfig, model_config
 from clipfast.training.settings import read
-from clipfast.training.sources import ConfigError, Values
+from clipfast.training.sources import Values
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,3 @@ def _at_least_one(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} is a whole number of at least 1; got {value}")
-
-
-__all__ = ["ConfigError", "TrainConfig"]

@@ -13,8 +13,10 @@ from clipfast.training.sources import ConfigError
 from clipfast.training.state import TrainState
 
 # What may change between two parts of a run: it does not decide what is learnt, beyond the rounding of sums.
+# REMEDIES do, and are what a diagnosis tells to change: the run goes on from its checkpoint with the new value.
 FREE = ("output", "device", "chunk_size", "log", "checkpoints", "evaluation", "data.workers", "data.root", "model.compile",
         "model.gradient_checkpointing", "model.weights")  # fmt: skip
+REMEDIES = ("precision", "optimizer.learning_rate", "optimizer.final_learning_rate", "optimizer.max_gradient_norm")
 
 
 def restore(state: TrainState, checkpoints: Checkpoints, config: TrainConfig, resume: bool, world: World) -> list[Any]:
@@ -51,7 +53,7 @@ def plain(config: TrainConfig) -> dict[str, Any]:
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, now = dict(_flat(old)), dict(_flat(new))
-    keys = [key for key in {**before, **now} if not any(key == free or key.startswith(f"{free}.") for free in FREE)]
+    keys = [key for key in {**before, **now} if not any(f"{key}.".startswith(f"{free}.") for free in (*FREE, *REMEDIES))]
     return [f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
 
 

@@ -83,7 +83,8 @@ class TrainState:
         """All but the random numbers, which ``continue_random`` sets when nothing but the steps is left to use any."""
         self.model.load_state_dict(contents["state_dict"])
         self.optimizer.load_state_dict(contents["optimizer"])
-        self.scaler.load_state_dict(contents["scaler"])
+        if contents["scaler"]:  # empty where the precision was another one, without scaling
+            self.scaler.load_state_dict(contents["scaler"])
         if self.average is not None:
             self.average.load_state_dict(contents["average"])
         self.progress = Progress(**contents["progress"])

@@ -254,10 +254,15 @@ def test_a_loss_that_is_none_stops_with_a_diagnosis(tmp_path: Path, monkeypatch:
     last = read_log(tmp_path / "run" / "log.jsonl")[-1]
     assert (last["event"], last["step"]) == ("failed", 5)
     assert "text_projection" in last["error"]
-    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
-        "step-00000002.pt",
-        "step-00000004.pt",
-    ]
+    files = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert files == ["step-00000002.pt", "step-00000004.pt"]
+    monkeypatch.undo()
+    remedy = config(tmp_path, precision="float16", optimizer={"learning_rate": 1e-4, "max_gradient_norm": 1.0})
+    assert train(remedy, resume=True, tokenizer=letters).progress.step == 9
+    lines = steps(tmp_path / "run")
+    assert [line["step"] for line in lines] == list(range(1, 10))
+    assert lines[3]["learning_rate"] > 5e-3
+    assert lines[4]["learning_rate"] < 1e-4
 
 
 def test_gradients_that_overflow_too_often_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
