@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from clipfast.training.config import TrainConfig
-from clipfast.training.engine import Summary, train
+from clipfast.training.diagnosis import NotFiniteError
+from clipfast.training.engine import Summary, checkpoints_of, train
 from clipfast.training.sources import merged, read_flags, read_toml
 
 SHOWN = 5
@@ -24,6 +25,9 @@ def run(arguments: Sequence[str], resume: bool) -> tuple[list[str], int]:
         raise MemoryError(
             f"{error} Set chunk_size (gradient caching), model.gradient_checkpointing, or a smaller batch"
         ) from error
+    except NotFiniteError as error:
+        newest = next(iter(checkpoints_of(config).paths()), None)
+        raise NotFiniteError(f"{error}" + (f". --resume goes on from {newest}" if newest else "")) from error
     status = 0 if summary.interrupted is None else 128 + summary.interrupted
     return list(report(summary, config)) if first_process() else [], status
 

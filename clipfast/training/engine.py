@@ -53,7 +53,7 @@ def train(config: TrainConfig, *, resume: bool = False, tokenizer: Tokenize | No
     began = time.perf_counter()
     with joined(config.device) as world, interruption() as noted:
         run, state = prepare(config, world, tokenizer)
-        checkpoints = Checkpoints(config.folder / "checkpoints", config.checkpoints.keep)
+        checkpoints = checkpoints_of(config)
         random_states = restore(state, checkpoints, config, resume, world)
         with recording(state, world, config, run.data.steps) as record:
             event = "resumed" if random_states else "started"
@@ -74,6 +74,10 @@ def train(config: TrainConfig, *, resume: bool = False, tokenizer: Tokenize | No
             signals = [number for number in world.gather(noted.signal) if number is not None]
     newest = next(iter(checkpoints.paths()), None)
     return Summary(state.progress, time.perf_counter() - began, newest, result, None if complete else signals[0])
+
+
+def checkpoints_of(config: TrainConfig) -> Checkpoints:
+    return Checkpoints(config.folder / "checkpoints", config.checkpoints.keep)
 
 
 def _remaining(data: PairData, progress: Progress, epochs: int) -> Iterator[PairBatch]:

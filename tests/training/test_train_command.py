@@ -113,7 +113,10 @@ def test_a_signal_before_the_first_step(folder: Path, monkeypatch: pytest.Monkey
         (("run.toml", "--data.source", "pairs.xml"), "there is no file or folder pairs.xml"),
         (("run.toml", "--batch-size", "80"), "24 pairs, enough for 0 batches of 80"),
         (("run.toml", "--model.text.vocab-size", "90"), "the model reads a vocabulary of 90, and OpenAI's tokenizer has 49408"),
-        (("run.toml", "--optimizer.learning-rate", "1e30"), "stopped at step "),
+        (
+            ("run.toml", "--optimizer.learning-rate", "1e30", "--checkpoints.every-steps", "1"),
+            ". --resume goes on from run/check",
+        ),
     ],
 )
 def test_errors_are_one_line(arguments: tuple[str, ...], message: str):

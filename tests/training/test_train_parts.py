@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from clipfast.training.diagnosis import diagnose
 from clipfast.training.log import opened, read_log
 from clipfast.training.optimizer import build_optimizer
 from clipfast.training.processes import World
+from clipfast.training.progress_bar import progress_bar
 from clipfast.training.random_state import random_state, seed_all, set_random_state
 from clipfast.training.schedule import CosineSchedule, default_warmup
 from clipfast.training.sources import ConfigError
@@ -201,6 +203,18 @@ def test_the_log_forgets_what_will_come_again(tmp_path: Path):
     lines = read_log(tmp_path / "log.jsonl")
     assert [(line["event"], line["step"]) for line in lines] == [("step", 1), ("step", 2), ("resumed", 2)]
     assert lines[0] == {"event": "step", "step": 1, "loss": 1.0, "norm": None}
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes any output for a terminal
+    monkeypatch.setenv("COLUMNS", "150")
+    with progress_bar(10, 2, True, 5) as show:
+        show(7, "loss 1.5")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out)
+    assert " 7/10 loss 1.5" in shown
+    with progress_bar(10, 2, False, 5) as show:
+        show(7, "loss 1.5")
+    assert capsys.readouterr().out == ""
 
 
 def spoiled(where: str) -> tuple[CLIP, Tensor, list[Tensor]]:
