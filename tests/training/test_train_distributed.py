@@ -12,8 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import run_processes
-from test_train_run import EXACT
-from train_cases import config, letters, same_bits, steps, weights, write_pairs
+from train_cases import EXACT, config, letters, same_bits, steps, weights, write_pairs
 
 from clipfast.training import run as run_module
 from clipfast.training.diagnosis import NotFiniteError

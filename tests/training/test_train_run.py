@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from train_cases import config, letters, same_bits, steps, weights, write_pairs
+from train_cases import EXACT, config, letters, same_bits, steps, weights, write_pairs
 
 import clipfast
 from clipfast.data import open_pairs
@@ -83,9 +83,6 @@ def by_hand(setting: TrainConfig) -> tuple[dict[str, Tensor], list[float]]:
                     average[name] = 0.9 * average[name] + 0.1 * value if name in average else value.clone()
             losses.append(loss.item())
     return average, losses
-
-
-EXACT = {"precision": "float64", "average_decay": 0.9, "optimizer": {"max_gradient_norm": 0.5}}
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])

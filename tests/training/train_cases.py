@@ -18,6 +18,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), 
 LENGTH, LETTERS = 8, "abcdefghijklmnopqrstuvwxyz "
 END = len(LETTERS) + 1
 VISION = {"image_size": 8, "patch_size": 4, "width": 8, "layers": 1, "heads": 2}
+EXACT = {"precision": "float64", "average_decay": 0.9, "optimizer": {"max_gradient_norm": 0.5}}
 TEXT = {"context_length": LENGTH, "vocab_size": END + 1, "width": 8, "layers": 1, "heads": 2}
 
 
