@@ -187,6 +187,7 @@ def classify(
 def _show(results: list[Result], csv: Path | None) -> None:
     if csv is None:
         found = Table("picture", "label", "probability")
+        found.columns[0].overflow = "fold"  # a path that is cut off names no file
         for result in results:
             for i, (label, probability) in enumerate(result.best):
                 found.add_row("" if i else escape(str(result.path)), escape(label), f"{probability:.4f}")

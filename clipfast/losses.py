@@ -28,8 +28,8 @@ def _default_group(module: nn.Module, rank: int, world_size: int) -> ProcessGrou
     found = dist.get_rank(), dist.get_world_size()
     if found != (rank, world_size):
         raise ValueError(
-            f"{name} got rank={rank} and world_size={world_size}, but this process is rank {found[0]} of {found[1]}; pass those, "
-            "or pass group for a part of the processes"
+            f"{name} got rank={rank} and world_size={world_size}, but this process is rank {found[0]} of {found[1]}; pass "
+            "those, or pass group for a part of the processes"
         )
     group = dist.group.WORLD
     assert group is not None

@@ -54,8 +54,10 @@ class Products:
         wanted = self.wanted.cols and not self.pairs.symmetric
         return [Out(self.pairs.dtype, self.pairs.cols.x.shape[1])] if wanted else []
 
-    def add(self, block: Visit, tile: Tile, w: Tensor) -> None:
-        """``w``: the weights of a tile of ``block.pairs``."""
+    def add(self, block: Visit, tile: Tile, w: Tensor | None) -> None:
+        """``w``: the weights of a tile of ``block.pairs``; None where no gradient asks for them."""
+        if w is None:
+            return
         strip = self._strip_of(tile)
         if strip.rows is not None:
             self.gemm.add_rows(strip.rows, w, block.pairs.cols.x[tile.cols])

@@ -34,9 +34,7 @@ def run(
 
     def visit(block: Visit) -> None:
         for tile in sweep.tiles(block.pairs):
-            w = sweep.ops.sigmoid(block.pairs, tile, bias, factor, loss, weight, workspace)
-            if w is not None:
-                products.add(block, tile, w)
+            products.add(block, tile, sweep.ops.sigmoid(block.pairs, tile, bias, factor, loss, weight, workspace))
 
     cols = sweep.tour(visit, products.outs)
     loss += torch.logaddexp(-positive, torch.zeros_like(positive))

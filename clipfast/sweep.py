@@ -11,7 +11,7 @@ from torch import Tensor
 from clipfast.distributed.exchange import Exchange, Out
 from clipfast.pairs import Pairs, prepare
 from clipfast.registry import resolve
-from clipfast.tiling import TILE_SIDE, Budget, Tile, Workspace, longest, tiles
+from clipfast.tiling import Budget, Tile, Workspace, longest, tiles
 
 if TYPE_CHECKING:
     from clipfast.tiles.torch_tiles import TorchTiles
@@ -61,8 +61,7 @@ class Sweep:
 
     @property
     def side(self) -> int:
-        # The diagonal tiles of a triangle are computed whole; smaller ones waste less.
-        return min(self.budget.side, TILE_SIDE // 2) if self.pairs.triangle else self.budget.side
+        return self.budget.triangle_side if self.pairs.triangle else self.budget.side
 
     def kept(self, wanted: bool) -> Tensor:
         """Uninitialised memory for the tiles that stay between the passes; empty where no second pass follows."""

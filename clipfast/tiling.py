@@ -111,6 +111,11 @@ class Budget:
         fits = (math.isqrt(self.width**2 + 2 * elements) - self.width) // 2
         return max(SMALLEST_SIDE, min(TILE_SIDE, fits // SMALLEST_SIDE * SMALLEST_SIDE))
 
+    @property
+    def triangle_side(self) -> int:
+        """The diagonal tiles of a triangle are computed whole; smaller ones waste less."""
+        return min(self.side, TILE_SIDE // 2) if self.device == "cpu" else max(SMALLEST_SIDE, self.side // 2)
+
     def kept_elements(self, rows: int, cols: int | None, copied: int = 0) -> int:
         """Elements of pass 1's tiles that stay for pass 2 (symbolic sizes allowed: no branch on them).
 

@@ -1,7 +1,7 @@
 """Two processes train one small CLIP: each has half of the batch, and both see all of it as negatives.
 
-``python examples/distributed_loss.py`` starts two processes itself; ``torchrun --nproc-per-node 4 examples/distributed_loss.py``
-as many as you like.
+``python examples/distributed_loss.py`` starts two processes itself, and
+``torchrun --nproc-per-node 4 examples/distributed_loss.py`` as many as you like.
 """
 
 from __future__ import annotations

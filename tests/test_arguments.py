@@ -216,5 +216,5 @@ def test_the_distributed_arguments(loss: Loss) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call(loss, A, B, **wrong)
-    with pytest.raises(TypeError, match="group must be a torch.distributed ProcessGroup.*got str"):
+    with pytest.raises(TypeError, match=r"group must be a torch.distributed ProcessGroup.*got str"):
         call(loss, A, B, group="world")

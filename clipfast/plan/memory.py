@@ -98,7 +98,7 @@ def _temporaries(problem: Problem, height: int, width: int, rows: int, all_kept:
         return max((1 if all_kept else 2) * tile, 3 * min(rows, ROWS_AT_ONCE) * problem.dim)
     if not problem.trains:
         return 2 * tile
-    return (3 if not problem.two_passes else 1 if all_kept else 2) * tile + (height + width) * problem.dim
+    return (1 if problem.two_passes and all_kept else 2) * tile + (height + width) * problem.dim
 
 
 def _parts(**parts: int) -> dict[str, int]:

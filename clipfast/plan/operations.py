@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from clipfast.plan.problem import Problem
 from clipfast.registry import SMALL
-from clipfast.tiling import SMALLEST_SIDE, TILE_SIDE, strips, tiles
+from clipfast.tiling import SMALLEST_SIDE, strips, tiles
 
 
 class Pass(NamedTuple):
@@ -56,8 +56,7 @@ def grouped(problem: Problem, rank: int, blocks: tuple[int, ...]) -> list[Pass]:
 
 
 def tile_side(problem: Problem) -> int:
-    side = problem.budget.side
-    return min(side, TILE_SIDE // 2) if problem.triangle else side
+    return problem.budget.triangle_side if problem.triangle else problem.budget.side
 
 
 def kept_room(problem: Problem, rows: int) -> int:

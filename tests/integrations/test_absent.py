@@ -15,6 +15,8 @@ from clipfast.integrations import open_clip
 )
 def test_imports(monkeypatch: pytest.MonkeyPatch, module: str, project: str):
     monkeypatch.setitem(sys.modules, module, None)
+    for part in [name for name in sys.modules if name.startswith(f"{module}.")]:  # which another test may have loaded
+        monkeypatch.delitem(sys.modules, part)
     monkeypatch.delitem(sys.modules, f"clipfast.integrations.{module}", raising=False)
     with pytest.raises(ImportError, match=f"needs {project} . or newer: pip install '{project}"):
         importlib.import_module(f"clipfast.integrations.{module}")

@@ -81,7 +81,15 @@ def test_folders_and_files_are_classified(folder: Path, tmp_path: Path) -> None:
     assert [path.name for path in table.parent.iterdir()] == ["out.csv"]
 
 
-def test_results_are_printed_without_a_file(folder: Path) -> None:
+def test_a_long_path_is_folded_and_not_cut_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipfast.cli.console.width", 50)
+    lines = run(folder, folder / "some", "--labels", "red").output.splitlines()
+    cells = [line.split("│")[1].strip() for line in lines if "│" in line]
+    assert "".join(cells) == "".join(expected(folder, ["a photo of a {}."], 1))
+
+
+def test_results_are_printed_without_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipfast.cli.console.width", 400)
     done = run(folder, folder / "some", "--labels", ", ".join(LABELS))
     assert done.exit_code == 0, done.output
     for path, best in expected(folder, ["a photo of a {}."], 1).items():

@@ -103,7 +103,7 @@ def test_without_a_second_pass_the_published_counts() -> None:
         name: sum(p.operations for p in operations.single(Problem(name, n, d, device="cuda"))) / (n * n * d)
         for name in ("clip", "info_nce", "siglip", "nt_xent")
     }
-    assert units == pytest.approx({"clip": 8, "info_nce": 8, "siglip": 6, "nt_xent": 16}, rel=1e-3)
+    assert units == pytest.approx({"clip": 8, "info_nce": 8, "siglip": 6, "nt_xent": 16}, rel=2e-3)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
