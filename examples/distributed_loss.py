@@ -37,7 +37,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def train() -> None:
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
     images, texts = (x.tensor_split(ranks)[rank].to(device) for x in batch())

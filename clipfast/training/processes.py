@@ -62,7 +62,8 @@ def joined(device: str | None = None) -> Iterator[World]:
     elif size == 1:
         yield World(0, 1, chosen)
     else:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
+        # gloo beside NCCL: what the host must know travels without a wait for the GPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
         yield World(rank, size, chosen)
         dist.destroy_process_group()
 
