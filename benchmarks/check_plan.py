@@ -122,6 +122,7 @@ def main(
     dtype: Annotated[str, typer.Option(help="Of the features.")] = "float32",
     ranks: Annotated[int, typer.Option(min=2, help="Processes of the group.")] = 2,
     clock: Annotated[str, typer.Option(help=f"One of {', '.join(CLOCKS)}.")] = "wall",
+    factor: Annotated[float, typer.Option(min=1, help="How far a plan may be off, either way: beyond, the exit status is 1.")] = 1.5,
 ) -> None:
     torch.set_num_threads(1)
     rows, machines, load = [], {}, [os.getloadavg()[0]]
@@ -135,6 +136,10 @@ def main(
     content = {"environment": surroundings, "clock": clock, "dim": dim, "dtype": dtype, "machines": machines, "results": rows}
     write_atomically(out, lambda file: file.write(json.dumps(content, indent=1).encode()))
     typer.echo(f"results: {out}")
+    off = max(max(row["ratio"], 1 / row["ratio"]) for row in rows)
+    typer.echo(f"the plan is off by a factor of {off:.2f} at most; {factor} is allowed")
+    if off > factor:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
