@@ -122,7 +122,7 @@ def main(
     dtype: Annotated[str, typer.Option(help="Of the features.")] = "float32",
     ranks: Annotated[int, typer.Option(min=2, help="Processes of the group.")] = 2,
     clock: Annotated[str, typer.Option(help=f"One of {', '.join(CLOCKS)}.")] = "wall",
-    factor: Annotated[float, typer.Option(min=1, help="How far a plan may be off, either way: beyond, the exit status is 1.")] = 1.5,
+    factor: Annotated[float, typer.Option(min=1, help="How far a plan may be off; beyond, the exit status is 1.")] = 2.0,
 ) -> None:
     torch.set_num_threads(1)
     rows, machines, load = [], {}, [os.getloadavg()[0]]
