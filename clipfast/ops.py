@@ -109,7 +109,8 @@ def _softmax_nll(
 ):  # fmt: skip
     wanted = Wanted(want_rows, want_cols, want_scale)
     options = {"directions": 1 + both, "normalize": normalize, "return_stats": best}
-    exchange = _exchange(group, strategy, rows, cols, wanted, options, scale=scale)
+    call = "softmax" if cols is not None else "softmax of views"
+    exchange = _exchange(call, group, strategy, rows, cols, wanted, options, scale=scale)
     sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend, exchange)
     kept = sweep.kept(wanted.any)
     lines = softmax.forward(sweep, kept, best)
@@ -134,7 +135,8 @@ def _sigmoid_mean(
     rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend, group, strategy
 ):  # fmt: skip
     wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
-    exchange = _exchange(group, strategy, rows, cols, wanted, {"normalize": normalize}, scale=scale, bias=bias)
+    options = {"normalize": normalize}
+    exchange = _exchange("mean of sigmoids", group, strategy, rows, cols, wanted, options, scale=scale, bias=bias)
     rows, cols = resolve(backend, rows).widened(rows, cols)
     share = rows.new_full((rows.shape[0],), 1 / exchange.total_rows(), dtype=torch.float64)
     dtype = compute_dtype(rows.dtype)
@@ -148,7 +150,8 @@ def _sigmoid_nll(
     rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend, group, strategy
 ):  # fmt: skip
     wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
-    exchange = _exchange(group, strategy, rows, cols, wanted, {"normalize": normalize}, scale=scale, bias=bias)
+    options = {"normalize": normalize}
+    exchange = _exchange("sigmoids", group, strategy, rows, cols, wanted, options, scale=scale, bias=bias)
     sweep = Sweep.over(rows, cols, scale, None, True, normalize, workspace_bytes, backend, exchange)
     loss, _, _ = sigmoid.run(sweep, bias, None, Wanted(False, False, False), rows.dtype)
     return loss.to(compute_dtype(rows.dtype)), exchange.sizes
@@ -169,12 +172,15 @@ def _sigmoid_gradients(sweep, dtype, scale, bias, g: Gradients, by_bias: Tensor,
     return *_out(sweep, dtype, g), _scalar(scale, g.scale), _scalar(bias, by_bias if wanted.bias else None)
 
 
-def _exchange(group, strategy, rows, cols, wanted: Wanted, options: dict[str, float], **scalars: Tensor) -> Exchange:
+def _exchange(
+    call: str, group: str, strategy: str, rows: Tensor, cols: Tensor | None, wanted: Wanted, options: dict[str, float],
+    **scalars: Tensor,
+) -> Exchange:  # fmt: skip
     """The ranks of a forward call, which must agree on everything but their batches."""
     bits = sum(want << i for i, want in enumerate((wanted.rows, wanted.cols, wanted.scale, wanted.bias)))
     options["gradients wanted (1 for rows, 2 columns, 4 scale, 8 bias)"] = bits
     options[f"dtype (an index of {FLOATS})"] = FLOATS.index(rows.dtype)
-    return connect(group, strategy, rows, rows if cols is None else cols, options, scalars)
+    return connect(group, strategy, rows, rows if cols is None else cols, call, options, scalars)
 
 
 @_kernel("group_sum")

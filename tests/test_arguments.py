@@ -216,5 +216,7 @@ def test_the_distributed_arguments(loss: Loss) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             call(loss, A, B, **wrong)
-    with pytest.raises(TypeError, match=r"group must be a torch.distributed ProcessGroup.*got str"):
+    with pytest.raises(
+        TypeError, match=r"group must be a torch.distributed ProcessGroup that this process belongs to.*got str"
+    ):
         call(loss, A, B, group="world")

@@ -42,8 +42,8 @@ def across(group: dist.ProcessGroup | None, strategy: str, gradient_reduction: s
         return Across()
     if not hasattr(group, "group_name"):
         raise TypeError(
-            f"group must be a torch.distributed ProcessGroup, such as torch.distributed.group.WORLD after init_process_group, "
-            f"or None for this process alone; got {type(group).__name__}"
+            "group must be a torch.distributed ProcessGroup that this process belongs to, such as a DeviceMesh's get_group() or, "
+            f"after init_process_group, torch.distributed.group.WORLD; or None for this process alone; got {type(group).__name__}"
         )
     ranks = group.size()
     if ranks == 1:
@@ -56,11 +56,12 @@ def connect(
     strategy: str,
     rows: Tensor,
     cols: Tensor,
+    call: str = "",
     options: dict[str, float] | None = None,
     scalars: dict[str, Tensor] | None = None,
     sizes: Tensor | None = None,
 ) -> Exchange:
-    """The exchange of a call over the ranks of ``group``. Its ``options`` and ``scalars`` must be equal on all of them.
+    """The exchange of a ``call`` over the ranks of ``group``. Its ``options`` and ``scalars`` must be equal on all of them.
 
     ``sizes`` of an earlier call stand for the comparison.
     """
@@ -75,7 +76,7 @@ def connect(
         mine = {"rows": rows.shape[0], "cols": cols.shape[0], "width": rows.shape[1]}
         mine[f"strategy (an index of {STRATEGIES})"] = STRATEGIES.index(strategy)
         on_host = {name: float(x) for name, x in (scalars or {}).items()} if rows.is_cpu else {}
-        sizes = compare(members, {**mine, **(options or {}), **on_host}, rows.device)
+        sizes = compare(members, call, {**mine, **(options or {}), **on_host}, rows.device)
     gathered = members.size() * int(sizes[1].max()) * rows.shape[1] * (rows.element_size() + compute_dtype(rows.dtype).itemsize)
     few = strategy == "gather" or (strategy == "auto" and gathered <= GATHER_BYTES)
     exchange: Exchange = (Gather if few else Ring)(members, sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import _resolve_process_group
 
 from clipfast.distributed import traffic
+
+COMPARED = 16
+DIFFERENT_CALLS = "the loss or its reduction (as checksums)"
 
 # Torch 2.13 gave these two new names, and warns of the old ones.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -65,24 +69,26 @@ def named(name: str) -> dist.ProcessGroup:
     return _resolve_process_group(name)  # type: ignore[arg-type]
 
 
-def compare(group: dist.ProcessGroup, mine: dict[str, float], device: torch.device) -> Tensor:
-    """Each rank's ``rows`` and ``cols`` (2, ranks); ValueError on all ranks if anything else in ``mine`` differs.
+def compare(group: dist.ProcessGroup, call: str, mine: dict[str, float], device: torch.device) -> Tensor:
+    """Each rank's ``rows`` and ``cols`` (2, ranks); ValueError on all ranks if ``call`` or anything else in ``mine`` differs.
 
     The numbers travel over the group's CPU backend if it has one, so that the host does not wait for an accelerator.
     """
     on = torch.device("cpu") if torch.device("cpu") in group._device_types else device
-    row = torch.tensor(list(mine.values()), dtype=torch.float64, device=on)
-    everybody = row.new_empty(group.size() * len(mine))
+    numbers = [zlib.crc32(call.encode()), *mine.values()]
+    row = torch.zeros(COMPARED, dtype=torch.float64, device=on)  # as long in every call, so that different ones meet
+    row[: len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
+    everybody = row.new_empty(group.size() * COMPARED)
     with explained("comparison of batches", group):
         traffic.note("all_gather", row)
         all_gather(everybody, row, group=group)
-    table = everybody.view(group.size(), len(mine)).cpu()
-    for column, name in enumerate(mine):
-        values = [f"{value:.9g}" for value in table[:, column].tolist()]
-        if name not in ("rows", "cols") and len(set(values)) > 1:
+    table = everybody.view(group.size(), COMPARED).cpu()
+    for name, values in zip((DIFFERENT_CALLS, *mine), table.t().tolist(), strict=False):
+        texts = [f"{value:.9g}" for value in values]
+        if name not in ("rows", "cols") and len(set(texts)) > 1:
             raise ValueError(
-                f"the ranks' calls of a clipfast loss differ in {name}: {', '.join(values)} on ranks 0 to {group.size() - 1}. "
+                f"the ranks' calls of a clipfast loss differ in {name}: {', '.join(texts)} on ranks 0 to {group.size() - 1}. "
                 "All ranks must call the same loss with the same options on one model"
             )
-    names = list(mine)
+    names = (DIFFERENT_CALLS, *mine)
     return table[:, [names.index("rows"), names.index("cols")]].t().long().contiguous()

@@ -115,6 +115,15 @@ def calls_that_differ(rank: int, group: dist.ProcessGroup) -> None:
     ):
         with pytest.raises(ValueError, match=f"the ranks' calls of a clipfast loss differ in {name}"):
             clipfast.clip_loss(*sides, scale, group=group, **options)
+    other = clipfast.info_nce_loss if rank else clipfast.clip_loss
+    for loss, reduction, name in (
+        (other, "mean", "directions"),
+        (SIGLIP if rank else CLIP, "mean", "the loss or its reduction"),
+        (NT_XENT if rank else CLIP, "mean", "the loss or its reduction"),
+        (SIGLIP, "mean" if rank else "sum", "the loss or its reduction"),
+    ):
+        with pytest.raises(ValueError, match=f"the ranks' calls of a clipfast loss differ in {name}"):
+            loss(a, b, 10.0, group=group, reduction=reduction)
     with pytest.raises(ValueError, match="backend='reference' is dense and runs in one process"):
         clipfast.clip_loss(a, b, 10.0, group=group, backend="reference")
 
