@@ -42,8 +42,9 @@ def across(group: dist.ProcessGroup | None, strategy: str, gradient_reduction: s
         return Across()
     if not hasattr(group, "group_name"):
         raise TypeError(
-            "group must be a torch.distributed ProcessGroup that this process belongs to, such as a DeviceMesh's get_group() or, "
-            f"after init_process_group, torch.distributed.group.WORLD; or None for this process alone; got {type(group).__name__}"
+            "group must be a torch.distributed ProcessGroup that this process belongs to, such as a DeviceMesh's get_group() "
+            "or, after init_process_group, torch.distributed.group.WORLD; or None for this process alone; got "
+            f"{type(group).__name__}"
         )
     ranks = group.size()
     if ranks == 1:
