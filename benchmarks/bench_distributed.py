@@ -10,7 +10,6 @@ are medians of the slowest rank's, memory is the largest peak above what was res
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import statistics
@@ -30,19 +29,11 @@ from rich.table import Table
 
 import clipfast
 from clipfast.bench.measure import environment, peak_bytes
+from clipfast.bench.peers import open_clip_losses
 from clipfast.files import write_atomically
 
 ROUNDS = 5
 BIAS = -10.0
-
-
-def open_clip_losses() -> Any:
-    """open_clip's module of losses, which needs nothing but torch; its package would import torchvision."""
-    folder = importlib.util.find_spec("open_clip").submodule_search_locations[0]
-    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(folder) / "loss.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def contenders(loss: str, rank: int, ranks: int) -> dict[str, Callable[..., torch.Tensor]]:
@@ -112,8 +103,10 @@ def main(
     sizes: Annotated[str, typer.Option(help="Pairs of all ranks, separated by commas.")] = "1024,4096",
     dim: Annotated[int, typer.Option(min=1)] = 512,
 ) -> None:
-    if importlib.util.find_spec("open_clip") is None:
-        raise typer.BadParameter("open_clip is not installed; install the extra 'peers'")
+    try:
+        open_clip_losses()
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(str(error)) from error
     with tempfile.TemporaryDirectory() as folder:
         results = f"{folder}/results.json"
         chosen = [int(n) for n in sizes.split(",")]

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 from clipfast.plan.command import plan
+from clipfast.terminal import console, stop
 
 if TYPE_CHECKING:
     from clipfast.classify import Result
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fused contrastive losses and CLIP models.")
-console = Console()
 
 
 class Loss(str, Enum):
@@ -78,7 +77,7 @@ def bench(
             try:
                 found.append(compare(loss.value, n, dim, kind, compiled, workspace_mib * 2**20, seconds))
             except ValueError as error:  # a workspace too small for the width, say
-                _stop(error)
+                stop(error)
         console.print(table(found[-1]))
     if json is not None:
         write_json(json, machine, found)
@@ -105,7 +104,7 @@ def demo(
     try:
         check_installed()
     except ImportError as error:
-        _stop(error)
+        stop(error)
     console.print("[bold]What the loss saves[/bold] (python -m clipfast bench has more)")
     with console.status("measuring the dense and the fused loss"):
         comparison = compare("clip", 8192, 512, compiled=False, budget_seconds=6.0)
@@ -114,7 +113,7 @@ def demo(
     try:
         run(output, names=names, seed=seed)
     except (OSError, RuntimeError, ValueError) as error:
-        _stop(error)
+        stop(error)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -137,10 +136,10 @@ def train(
         lines, status = run(arguments or [], resume)
     except (ConfigError, NotFiniteError) as error:  # the same in every process
         if first_process():
-            _stop(error)
+            stop(error)
         raise typer.Exit(1) from error
     except (ImportError, MemoryError, OSError, ValueError) as error:
-        _stop(error)
+        stop(error)
     for line in lines:
         console.print(escape(line), soft_wrap=True, highlight=False)
     raise typer.Exit(status)
@@ -180,7 +179,7 @@ def classify(
         if csv is not None:
             work.write_csv(csv, results)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        _stop(error)
+        stop(error)
     _show(results, csv)
 
 
@@ -203,8 +202,3 @@ def _show(results: list[Result], csv: Path | None) -> None:
         console.print(f"{len(unread)} of {len(results)} pictures could not be read")
     if len(unread) == len(results):
         raise typer.Exit(1)
-
-
-def _stop(error: Exception) -> NoReturn:
-    console.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
-    raise typer.Exit(1)

@@ -108,9 +108,9 @@ def _softmax_nll(
     strategy,
 ):  # fmt: skip
     wanted = Wanted(want_rows, want_cols, want_scale)
-    options = {"directions": 1 + both, "normalize": normalize, "return_stats": best}
     call = "softmax" if cols is not None else "softmax of views"
-    exchange = _exchange(call, group, strategy, rows, cols, wanted, options, scale=scale)
+    options = {"directions": 1 + both, "normalize": normalize, "return_stats": best}
+    exchange = _exchange(call, group, strategy, rows, cols, wanted, {"scale": scale}, **options)
     sweep = Sweep.over(rows, cols, scale, targets, both, normalize, workspace_bytes, backend, exchange)
     kept = sweep.kept(wanted.any)
     lines = softmax.forward(sweep, kept, best)
@@ -135,8 +135,9 @@ def _sigmoid_mean(
     rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend, group, strategy
 ):  # fmt: skip
     wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
-    options = {"normalize": normalize}
-    exchange = _exchange("mean of sigmoids", group, strategy, rows, cols, wanted, options, scale=scale, bias=bias)
+    exchange = _exchange(
+        "mean of sigmoids", group, strategy, rows, cols, wanted, {"scale": scale, "bias": bias}, normalize=normalize
+    )
     rows, cols = resolve(backend, rows).widened(rows, cols)
     share = rows.new_full((rows.shape[0],), 1 / exchange.total_rows(), dtype=torch.float64)
     dtype = compute_dtype(rows.dtype)
@@ -150,8 +151,7 @@ def _sigmoid_nll(
     rows, cols, scale, bias, normalize, want_rows, want_cols, want_scale, want_bias, workspace_bytes, backend, group, strategy
 ):  # fmt: skip
     wanted = Wanted(want_rows, want_cols, want_scale, want_bias)
-    options = {"normalize": normalize}
-    exchange = _exchange("sigmoids", group, strategy, rows, cols, wanted, options, scale=scale, bias=bias)
+    exchange = _exchange("sigmoids", group, strategy, rows, cols, wanted, {"scale": scale, "bias": bias}, normalize=normalize)
     sweep = Sweep.over(rows, cols, scale, None, True, normalize, workspace_bytes, backend, exchange)
     loss, _, _ = sigmoid.run(sweep, bias, None, Wanted(False, False, False), rows.dtype)
     return loss.to(compute_dtype(rows.dtype)), exchange.sizes
@@ -173,8 +173,8 @@ def _sigmoid_gradients(sweep, dtype, scale, bias, g: Gradients, by_bias: Tensor,
 
 
 def _exchange(
-    call: str, group: str, strategy: str, rows: Tensor, cols: Tensor | None, wanted: Wanted, options: dict[str, float],
-    **scalars: Tensor,
+    call: str, group: str, strategy: str, rows: Tensor, cols: Tensor | None, wanted: Wanted, scalars: dict[str, Tensor],
+    **options: float,
 ) -> Exchange:  # fmt: skip
     """The ranks of a forward call, which must agree on everything but their batches."""
     bits = sum(want << i for i, want in enumerate((wanted.rows, wanted.cols, wanted.scale, wanted.bias)))

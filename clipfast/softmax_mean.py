@@ -6,6 +6,7 @@ next one. While the workspace holds a strip's exponentials, the scores are multi
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from clipfast import softmax
 from clipfast.epilogue import Gradients, positive_logits
 from clipfast.products import Products, Wanted
 from clipfast.softmax import LN2, Lines, Shares, Sums, Weights
-from clipfast.tiling import SMALLEST_SIDE, Tile, tiles
+from clipfast.tiling import SMALLEST_SIDE, tiles
 
 if TYPE_CHECKING:
     from clipfast.sweep import Sweep, Visit
@@ -58,15 +59,14 @@ class _Strips:
         self.nll, self.lse = torch.empty_like(share), torch.empty_like(share)
         factors = (share.new_zeros(count, dtype=pairs.dtype) for count in pairs.shape)
         self.weights = Weights(self.shift, *(Shares(factor) for factor in factors))
-        self.products = Products(sweep, wanted, torch.ones_like(share), alpha, dtype)
+        pull = torch.ones_like(share)  # multiplied by a strip's own when the strip is complete
+        self.products = Products(sweep, wanted, pull, alpha, dtype)
         self.workspace = sweep.workspace(kept, consume=True)
 
     def visit(self, block: Visit) -> None:
-        cut: dict[int, list[Tile]] = {}
-        for tile in tiles(*block.pairs.shape, self.sweep.side, False, self.height):
-            cut.setdefault(tile.row0, []).append(tile)
+        everything = tiles(*block.pairs.shape, self.sweep.side, False, self.height)
         sums = Sums(block.pairs, [self.total], [])
-        for strip in cut.values():
+        for strip in (list(same) for _, same in groupby(everything, key=lambda tile: tile.row0)):
             for tile in strip:
                 self.sweep.ops.exp_sums(block.pairs, tile, self.shift, sums, self.workspace)
             self.workspace.rewind()

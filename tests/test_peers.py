@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import sys
-from types import ModuleType
-
 import pytest
 import torch
 from helpers import converged_pairs, error, random_pairs
 
 import clipfast
+from clipfast.bench.peers import open_clip_losses
 
-
-def _open_clip_losses() -> ModuleType:
-    """open_clip's loss.py alone: the package imports torchvision, whose CUDA wheel does not load beside a CPU torch."""
-    try:
-        files = importlib.metadata.files("open_clip_torch") or []
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("open_clip_torch is not installed (the extra 'peers')", allow_module_level=True)
-    path = next(f for f in files if f.as_posix() == "open_clip/loss.py")
-    spec = importlib.util.spec_from_file_location("open_clip_loss", path.locate())
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-open_clip = _open_clip_losses()
+try:
+    open_clip = open_clip_losses()
+except ModuleNotFoundError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
 FEATURES = {
     "untrained": random_pairs(200, 48),
     "converged": converged_pairs(200, 48, 0.4),

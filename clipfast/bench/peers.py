@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@functools.cache
+def open_clip_losses() -> ModuleType:
+    """open_clip's loss.py alone, which needs nothing but torch: the package imports torchvision, whose CUDA wheel does not
+    load beside a CPU build of torch. ModuleNotFoundError where open_clip is not installed."""
+    package = importlib.util.find_spec("open_clip")
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("open_clip_torch is not installed (the extra 'peers')", name="open_clip")
+    path = Path(package.submodule_search_locations[0]) / "loss.py"
+    spec = importlib.util.spec_from_file_location("open_clip_loss", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _memeff() -> Loss:

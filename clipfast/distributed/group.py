@@ -83,12 +83,12 @@ def compare(group: dist.ProcessGroup, call: str, mine: dict[str, float], device:
         traffic.note("all_gather", row)
         all_gather(everybody, row, group=group)
     table = everybody.view(group.size(), COMPARED).cpu()
-    for name, values in zip((DIFFERENT_CALLS, *mine), table.t().tolist(), strict=False):
+    names = (DIFFERENT_CALLS, *mine)
+    for name, values in zip(names, table.t().tolist(), strict=False):
         texts = [f"{value:.9g}" for value in values]
         if name not in ("rows", "cols") and len(set(texts)) > 1:
             raise ValueError(
                 f"the ranks' calls of a clipfast loss differ in {name}: {', '.join(texts)} on ranks 0 to {group.size() - 1}. "
                 "All ranks must call the same loss with the same options on one model"
             )
-    names = (DIFFERENT_CALLS, *mine)
     return table[:, [names.index("rows"), names.index("cols")]].t().long().contiguous()

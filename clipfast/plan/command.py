@@ -8,16 +8,14 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from clipfast.plan import machine as machines
 from clipfast.plan import report
 from clipfast.plan.machine import DEFAULT, FLAG, Machine
 from clipfast.plan.problem import DTYPES, GRADIENTS, LOSSES, Problem
 from clipfast.plan.strategies import plans
+from clipfast.terminal import console, stop
 
-console = Console()
 OF_THE_DEVICE = ("product_tflops", "sweep_share", "copy_gb_s", "tile_us", "memory_gib")
 
 
@@ -64,8 +62,7 @@ def plan(
         if json is not None:
             report.write_json(json, report.as_dict(problem, model, found))
     except (ImportError, OSError, ValueError) as error:
-        console.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
-        raise typer.Exit(1) from error
+        stop(error)
     for table in (report.machine_table(model), report.cost_table(problem, found), report.memory_table(found)):
         console.print(table)
     console.print(report.verdict(problem, model, found))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -18,22 +16,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import clipfast
+from clipfast.bench.peers import open_clip_losses
 
 pytestmark = [
     pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo"),
     pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="needs open_clip (the extra 'peers')"),
 ]
 EACH = 7  # pairs of every rank: open_clip's losses take equal batches
-
-
-@functools.cache
-def open_clip_losses() -> ModuleType:
-    """The module with open_clip's losses alone, which needs nothing but torch."""
-    folder = importlib.util.find_spec("open_clip").submodule_search_locations[0]
-    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(folder) / "loss.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Towers(nn.Module):
