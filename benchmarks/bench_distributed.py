@@ -30,7 +30,7 @@ from rich.table import Table
 import clipfast
 from clipfast.bench.measure import environment, peak_bytes
 from clipfast.bench.peers import open_clip_losses
-from clipfast.files import write_atomically
+from clipfast.common.files import write_atomically
 
 ROUNDS = 5
 BIAS = -10.0

@@ -28,12 +28,12 @@ from torch import Tensor
 import clipfast
 from clipfast.bench.cases import features
 from clipfast.bench.measure import environment, peak_bytes
-from clipfast.files import write_atomically
+from clipfast.common.files import write_atomically
+from clipfast.plan.bytes_sent import STRATEGIES
 from clipfast.plan.calibrate import measured
 from clipfast.plan.machine import Machine
 from clipfast.plan.problem import LOSSES, Problem
 from clipfast.plan.strategies import Plan, plans
-from clipfast.plan.traffic import STRATEGIES
 
 RUNS = 10
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from clipfast.bench.cases import DENSE, FLOPS, fused
 from clipfast.bench.peers import peers
-from clipfast.files import write_atomically
+from clipfast.common.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [(n, d) for d in (512, 768, 1024) for n in (32_768, 65_536)]

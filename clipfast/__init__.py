@@ -6,21 +6,20 @@ The names of the model package are imported when they are first used: the losses
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clipfast.functional import ClipStats, clip_loss, info_nce_loss, nt_xent_loss, siglip_loss
-from clipfast.losses import ClipLoss, SigLipLoss
-from clipfast.registry import backends
+from clipfast.backends.registry import backends
+from clipfast.losses import ClipLoss, ClipStats, SigLipLoss, clip_loss, info_nce_loss, nt_xent_loss, siglip_loss
+from clipfast.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from clipfast.hub import available_models, load
+    from clipfast.images.preprocess import Preprocess, RandomCrop
+    from clipfast.inference.retrieval import recall_at_k, top_k
+    from clipfast.inference.zero_shot import ZeroShotClassifier
     from clipfast.models import create_model, list_models, load_checkpoint, save_checkpoint
-    from clipfast.preprocess import Preprocess, RandomCrop
-    from clipfast.retrieval import recall_at_k, top_k
-    from clipfast.siglip_tokenizer import SentencePieceTokenizer
-    from clipfast.tokenizer import Tokenizer, tokenize
+    from clipfast.text.siglip_tokenizer import SentencePieceTokenizer
+    from clipfast.text.tokenizer import Tokenizer, tokenize
     from clipfast.training import CachedStep
-    from clipfast.zero_shot import ZeroShotClassifier
 
-__version__ = "0.1.0"
 __all__ = [
     "CachedStep",
     "ClipLoss",
@@ -50,12 +49,12 @@ __all__ = [
 _MODULES = {
     "hub": ("available_models", "load"),
     "models": ("create_model", "list_models", "load_checkpoint", "save_checkpoint"),
-    "preprocess": ("Preprocess", "RandomCrop"),
-    "retrieval": ("recall_at_k", "top_k"),
-    "siglip_tokenizer": ("SentencePieceTokenizer",),
-    "tokenizer": ("Tokenizer", "tokenize"),
+    "images.preprocess": ("Preprocess", "RandomCrop"),
+    "inference.retrieval": ("recall_at_k", "top_k"),
+    "inference.zero_shot": ("ZeroShotClassifier",),
+    "text.siglip_tokenizer": ("SentencePieceTokenizer",),
+    "text.tokenizer": ("Tokenizer", "tokenize"),
     "training": ("CachedStep",),
-    "zero_shot": ("ZeroShotClassifier",),
 }
 _LAZY = {name: module for module, names in _MODULES.items() for name in names}
 

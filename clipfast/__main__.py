@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from clipfast.cli import app
+    from clipfast.cli.app import app
 except ModuleNotFoundError as error:
     sys.exit(f"the command line needs {error.name}; pip install 'clipfast[cli]'")
 

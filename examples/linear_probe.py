@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from torch import Tensor
 
+from clipfast.inference.zero_shot import evaluation
 from clipfast.models import CLIP
-from clipfast.zero_shot import evaluation
 
 LABELLED, FOLDS = 60, 3
 PENALTIES = np.logspace(3, -4, 15)  # 1/C in scikit-learn's words; the strongest first: it wins a tie

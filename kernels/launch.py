@@ -11,7 +11,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from clipfast.kernels import tune
-from clipfast.kernels.config import Block, capability, precision_of, tma_loads
+from clipfast.kernels.block_sizes import Block, capability, precision_of, tma_loads
 
 
 def block_of(features: Tensor) -> Block:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from clipfast.files import write_atomically
-from clipfast.kernels.config import CANDIDATES, Block, block_for
+from clipfast.common.files import write_atomically
+from clipfast.kernels.block_sizes import CANDIDATES, Block, block_for
 
 log = logging.getLogger("clipfast")
 

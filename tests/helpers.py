@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import clipfast
-from clipfast import exact as exact_path
-from clipfast import tiling
-from clipfast.registry import tile_operations
+from clipfast.backends.registry import tile_operations
+from clipfast.sweep import exact as exact_path
+from clipfast.sweep import tiling
 
 HALF = (torch.bfloat16, torch.float16)
 NEEDS_EXTENSION = pytest.mark.skipif(

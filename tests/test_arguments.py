@@ -9,8 +9,18 @@ import torch
 from helpers import CLIP, HALF, LOSSES, NEEDS_EXTENSION, NT_XENT, SIGLIP, SWEEPS, Loss, each_loss, error, random_pairs
 
 import clipfast
-from clipfast import native, registry
-from clipfast.registry import AUTO, SINGLE, Call, _choose, _why_not_cpu, _why_not_cuda, _why_not_triton, requested, resolve
+from clipfast.backends import native, registry
+from clipfast.backends.registry import (
+    AUTO,
+    SINGLE,
+    Call,
+    _choose,
+    _why_not_cpu,
+    _why_not_cuda,
+    _why_not_triton,
+    requested,
+    resolve,
+)
 
 A, B = (x.float() for x in random_pairs(140, 16))
 FEW = B[:139]

@@ -24,7 +24,7 @@ from helpers import (
 )
 from torch import Tensor
 
-from clipfast import native
+from clipfast.backends import native
 
 EVERY = pytest.mark.parametrize("backend", [*SWEEPS, "reference"])
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import CLIP, LOSSES, Loss, each_sweep, error, random_pairs
 
-from clipfast import tiling
+from clipfast.sweep import tiling
 
 MIB = 2**20
 FEATURES = 16_384 * 512 * 4

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import SWEEPS, random_pairs
 
-from clipfast.ops import ops
+from clipfast.operators.ops import ops
 
 BYTES = 64 * 2**10
 TARGETS = torch.arange(20).roll(3).masked_fill(torch.arange(20) == 5, -100)

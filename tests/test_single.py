@@ -22,7 +22,8 @@ from helpers import (
 )  # fmt: skip
 
 import clipfast
-from clipfast import single, widening
+from clipfast.backends import widening
+from clipfast.operators import single
 
 pytestmark = NEEDS_EXTENSION
 

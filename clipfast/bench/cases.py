@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import clipfast
-from clipfast.pairs import compute_dtype
+from clipfast.backends.registry import backends
+from clipfast.losses import clip_loss, info_nce_loss, nt_xent_loss, siglip_loss
+from clipfast.sweep.pairs import compute_dtype
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -57,10 +58,10 @@ DENSE: dict[str, Loss] = {
 def fused(loss: str, backend: str | None, workspace_bytes: int | None) -> Loss:
     """The library's loss with one backend forced, or with None the one that it chooses."""
     calls: dict[str, Callable[..., Any]] = {
-        "clip": clipfast.clip_loss,
-        "info_nce": clipfast.info_nce_loss,
-        "siglip": lambda a, b, s, **options: clipfast.siglip_loss(a, b, s, -10.0, **options),
-        "nt_xent": lambda a, b, s, **options: clipfast.nt_xent_loss(a, b, 1 / s, normalize=False, **options),
+        "clip": clip_loss,
+        "info_nce": info_nce_loss,
+        "siglip": lambda a, b, s, **options: siglip_loss(a, b, s, -10.0, **options),
+        "nt_xent": lambda a, b, s, **options: nt_xent_loss(a, b, 1 / s, normalize=False, **options),
     }
     return functools.partial(calls[loss], backend=backend, workspace_bytes=workspace_bytes)
 
@@ -79,7 +80,7 @@ def cases(loss: str, compiled: bool = True, workspace_bytes: int | None = None) 
     found = [Case("dense eager", DENSE[loss], EAGER_MATRICES)]
     if compiled:
         found.append(Case("dense compiled", torch.compile(DENSE[loss]), COMPILED_MATRICES))
-    usable = [name for name, reason in clipfast.backends().items() if reason is None and name in ("cpu", "torch")]
+    usable = [name for name, reason in backends().items() if reason is None and name in ("cpu", "torch")]
     return found + [Case(f"clipfast {name}", fused(loss, name, workspace_bytes)) for name in usable]
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from clipfast.backends.gemm import OneDnnGemm, cpu_gemm
 from clipfast.bench.cases import FLOPS, Case, Loss, cases, features
-from clipfast.gemm import OneDnnGemm, cpu_gemm
-from clipfast.pairs import compute_dtype
-from clipfast.tiling import DEFAULT_WORKSPACE_BYTES
+from clipfast.sweep.pairs import compute_dtype
+from clipfast.sweep.tiling import DEFAULT_WORKSPACE_BYTES
 
 STATUS = Path("/proc/self/status")
 

@@ -1,7 +1,7 @@
 """Pairs of pictures and captions for training and evaluation (docs/data.md)."""
 
 from clipfast.data.batches import PairBatch
-from clipfast.data.config import DataConfig
+from clipfast.data.data_config import DataConfig
 from clipfast.data.pairs import PairData, open_pairs
 from clipfast.data.records import NothingReadableError, Skipped
 

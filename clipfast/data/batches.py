@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipfast.data.order import seed_of
 from clipfast.data.records import Example, Record, Records, Skipped
-from clipfast.pictures import UnreadableError, read_picture
+from clipfast.images.pictures import UnreadableError, read_picture
 
 Tokenize = Callable[[list[str]], Tensor]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from clipfast.data.config import DataConfig
+from clipfast.data.data_config import DataConfig
 from clipfast.data.records import Record
-from clipfast.pictures import find_pictures
-from clipfast.zero_shot import fill
+from clipfast.images.pictures import find_pictures
+from clipfast.inference.zero_shot import fill
 
 
 class ClassFolders:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from clipfast.data.batches import BatchesOfRecords, PairBatch, PairMaker, Tokenize
-from clipfast.data.config import DataConfig
+from clipfast.data.data_config import DataConfig
 from clipfast.data.folder import ClassFolders
 from clipfast.data.loader import batch_loader
 from clipfast.data.order import epoch_order, whole_batches
@@ -18,7 +18,7 @@ from clipfast.data.records import Grouped, NothingReadableError
 from clipfast.data.shard_batches import stream_batches
 from clipfast.data.shards import Shards, Stream
 from clipfast.data.table import ROWS, Table
-from clipfast.preprocess import Preprocess
+from clipfast.images.preprocess import Preprocess
 
 
 class PairData(Protocol):

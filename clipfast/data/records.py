@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from clipfast.pictures import UnreadableError
+from clipfast.images.pictures import UnreadableError
 
 
 class Skipped(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from clipfast.data.records import is_unicode
-from clipfast.pictures import UnreadableError
+from clipfast.images.pictures import UnreadableError
 
 
 class Rows:

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipfast.data.config import DataConfig
+from clipfast.common.extras import require
+from clipfast.data.data_config import DataConfig
 from clipfast.data.order import seed_of
 from clipfast.data.records import Skipped, checked_captions
-from clipfast.extras import require
-from clipfast.pictures import UnreadableError
+from clipfast.images.pictures import UnreadableError
 
 IMAGES, CAPTION = "jpg;jpeg;png;webp", "txt"
 

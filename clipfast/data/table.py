@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from clipfast.data.config import DataConfig
+from clipfast.data.data_config import DataConfig
 from clipfast.data.records import Record, checked_captions
 from clipfast.data.rows import DelimitedRows, JsonRows, Rows
-from clipfast.pictures import UnreadableError
+from clipfast.images.pictures import UnreadableError
 
 ROWS: dict[str, type[Rows]] = {".csv": DelimitedRows, ".tsv": DelimitedRows, ".jsonl": JsonRows}
 

@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from clipfast.common.extras import require
+from clipfast.common.files import write_atomically
 from clipfast.demo.icons import HELD_OUT, TRAINING_STYLES, Icons
-from clipfast.extras import require
-from clipfast.files import write_atomically
 
 PAIRS, TEST = "pairs.csv", "held_out.csv"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipfast.extras import require
+from clipfast.common.extras import require
 
 FOLDERS = {
     "filled": "material_icons_regular",

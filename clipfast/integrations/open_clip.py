@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from clipfast.extras import require
-from clipfast.losses import ClipLoss, SigLipLoss
+from clipfast.common.extras import require
+from clipfast.losses.modules import ClipLoss, SigLipLoss
 
 
 def create_loss(args: Any) -> nn.Module:

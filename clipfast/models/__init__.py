@@ -8,15 +8,15 @@ from clipfast.models.checkpoints import (
     read_state_dict,
     save_checkpoint,
 )
-from clipfast.models.clip import CLIP
-from clipfast.models.config import ClipConfig
+from clipfast.models.clip_config import ClipConfig
+from clipfast.models.clip_model import CLIP
+from clipfast.models.half_precision import convert_weights
 from clipfast.models.named import create_model, list_models, model_config
-from clipfast.models.precision import convert_weights
 from clipfast.models.resnet import ModifiedResNet
-from clipfast.models.text import TextTower
+from clipfast.models.text_tower import TextTower
 from clipfast.models.tower_configs import BagOfWordsConfig, ResNetConfig, TextConfig, VisionConfig
 from clipfast.models.transformer import Transformer
-from clipfast.models.vision import VisionTransformer
+from clipfast.models.vision_tower import VisionTransformer
 
 __all__ = [
     "CLIP",

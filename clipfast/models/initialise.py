@@ -19,9 +19,9 @@ from clipfast.models.attention import Attention, AttentionPool
 from clipfast.models.layers import MLP
 
 if TYPE_CHECKING:
-    from clipfast.models.text import TextTower
+    from clipfast.models.text_tower import TextTower
     from clipfast.models.transformer import Transformer
-    from clipfast.models.vision import VisionTransformer
+    from clipfast.models.vision_tower import VisionTransformer
 
 EVA_STD, EVA_HEAD = 0.02, 0.001
 

@@ -8,8 +8,8 @@ from functools import cache
 
 import torch
 
-from clipfast.models.clip import CLIP
-from clipfast.models.config import ClipConfig
+from clipfast.models.clip_config import ClipConfig
+from clipfast.models.clip_model import CLIP
 from clipfast.models.families import CONTEXT, VOCABULARY, clip_text, eva_vision, siglip_text, siglip_vision
 from clipfast.models.tower_configs import BagOfWordsConfig, ResNetConfig, VisionConfig
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipfast.models.checks import check_images
+from clipfast.models.config_checks import check_images
 from clipfast.models.tower_configs import ResNetConfig
 
 EXPANSION = 4

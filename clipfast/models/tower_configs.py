@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clipfast.models.checks import check_choice, check_divides, check_positive
+from clipfast.models.config_checks import check_choice, check_divides, check_positive
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "silu")
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
+from clipfast.backends.gemm import cpu_gemm
 from clipfast.bench.cases import features, fused
 from clipfast.bench.measure import available_bytes, product_rates, step
-from clipfast.gemm import cpu_gemm
 from clipfast.plan import operations
 from clipfast.plan.machine import MEASURED, Machine
 from clipfast.plan.problem import Problem
-from clipfast.tiling import SMALLEST_SIDE
+from clipfast.sweep.tiling import SMALLEST_SIDE
 
 Clock = Callable[[], float]
 RUNS = 5

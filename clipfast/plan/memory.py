@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from clipfast.backends.registry import SMALL
+from clipfast.backends.torch_backend import ROWS_AT_ONCE
+from clipfast.plan.bytes_sent import blocks, column_bytes
 from clipfast.plan.operations import kept_logits, kept_room, swept_logits, tile_side
 from clipfast.plan.problem import Problem
-from clipfast.plan.traffic import blocks, column_bytes
-from clipfast.registry import SMALL
-from clipfast.tiles.torch_tiles import ROWS_AT_ONCE
-from clipfast.tiling import longest
+from clipfast.sweep.tiling import longest
 
 VECTOR_BYTES = {"clip": 164, "siglip": 120, "info_nce": 124, "nt_xent": 252}
 """Of norms, sums, losses and weights for one pair: float64 numbers, counted from the allocations of a step."""

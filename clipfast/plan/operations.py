@@ -6,9 +6,9 @@ import itertools
 import math
 from typing import NamedTuple
 
+from clipfast.backends.registry import SMALL
 from clipfast.plan.problem import Problem
-from clipfast.registry import SMALL
-from clipfast.tiling import SMALLEST_SIDE, strips, tiles
+from clipfast.sweep.tiling import SMALLEST_SIDE, strips, tiles
 
 
 class Pass(NamedTuple):

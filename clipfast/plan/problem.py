@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from clipfast.pairs import compute_dtype
-from clipfast.tiling import Budget
+from clipfast.sweep.pairs import compute_dtype
+from clipfast.sweep.tiling import Budget
 
 LOSSES = ("clip", "siglip", "info_nce", "nt_xent")
 DTYPES = ("float32", "bfloat16", "float16", "float64")

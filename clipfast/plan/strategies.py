@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from clipfast.distributed.call import GATHER_BYTES
-from clipfast.plan import memory, operations, times, traffic
+from clipfast.operators.connection import GATHER_BYTES
+from clipfast.plan import bytes_sent as traffic
+from clipfast.plan import memory, operations, times
 from clipfast.plan.machine import Machine
 from clipfast.plan.operations import Pass
 from clipfast.plan.problem import Problem

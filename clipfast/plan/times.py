@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from clipfast.plan.bytes_sent import ColumnBytes, column_bytes, few_numbers
 from clipfast.plan.machine import Machine
 from clipfast.plan.operations import Pass
 from clipfast.plan.problem import Problem
-from clipfast.plan.traffic import ColumnBytes, column_bytes, few_numbers
 
 
 class Times(NamedTuple):

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipfast.classify import tokenizer_from
+from clipfast.inference.classify import tokenizer_from
 from clipfast.models import CLIP, create_model, load_checkpoint
-from clipfast.tokenizer import VOCABULARY_SIZE, default_tokenizer
+from clipfast.text.tokenizer import VOCABULARY_SIZE, default_tokenizer
 from clipfast.training.config import ModelConfig
 from clipfast.training.sources import ConfigError, named
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from clipfast.files import write_atomically
+from clipfast.common.files import write_atomically
 
 NAME = re.compile(r"step-(\d{8,})\.pt")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from clipfast.data.config import DataConfig
+from clipfast.data.data_config import DataConfig
 from clipfast.models import BagOfWordsConfig, ClipConfig, ResNetConfig, TextConfig, VisionConfig, model_config
 from clipfast.training.settings import read
 from clipfast.training.sources import Values

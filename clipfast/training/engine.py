@@ -10,8 +10,8 @@ from signal import Signals
 
 import torch
 
+from clipfast.common.files import write_atomically
 from clipfast.data import PairBatch, PairData
-from clipfast.files import write_atomically
 from clipfast.models import CLIP, export_state_dict
 from clipfast.training.build import Tokenize
 from clipfast.training.checkpoints import Checkpoints

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from clipfast.data.pairs import is_shards, open_records
-from clipfast.evaluation import retrieval_metrics, zero_shot_metrics
-from clipfast.hub import preprocess_of
+from clipfast.hub.pretrained import preprocess_of
+from clipfast.inference.evaluation import retrieval_metrics, zero_shot_metrics
 from clipfast.training.build import Tokenize
 from clipfast.training.config import EvaluationConfig
 from clipfast.training.random_state import random_state, set_random_state

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clipfast.extras import require
-from clipfast.files import write_atomically
+from clipfast.common.extras import require
+from clipfast.common.files import write_atomically
 
 
 class Log:

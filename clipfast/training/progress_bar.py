@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from clipfast.extras import require
+from clipfast.common.extras import require
 
 Show = Callable[[int, str], None]
 

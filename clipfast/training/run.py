@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from clipfast.data import PairBatch, PairData, open_pairs
-from clipfast.hub import preprocess_of
+from clipfast.hub.pretrained import preprocess_of
 from clipfast.training.build import Tokenize, build_model, build_tokenizer
 from clipfast.training.config import TrainConfig
 from clipfast.training.diagnosis import NotFiniteError, diagnose

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clipfast.extras import require
+from clipfast.common.extras import require
 
 Values = dict[str, Any]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfast import native
+from clipfast.backends import native
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ("exp_sums_kernel", "softmax_weights_kernel", "sigmoid_kernel")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipfast.preprocess import Preprocess
+from clipfast.images.preprocess import Preprocess
 
 Image = pytest.importorskip("PIL.Image", reason="needs pillow")
 PLAIN = Preprocess(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -12,7 +12,7 @@ from data_files import PLAIN, digits, encoded, numbered_table, picture, write_cs
 from torch import Tensor, nn
 
 from clipfast.data import DataConfig, NothingReadableError
-from clipfast.evaluation import retrieval_metrics, zero_shot_metrics
+from clipfast.inference.evaluation import retrieval_metrics, zero_shot_metrics
 
 WIDTH = 16
 

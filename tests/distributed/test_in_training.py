@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 import clipfast
+from clipfast.backends.torch_backend import TorchTiles
 from clipfast.distributed.traffic import counted
-from clipfast.tiles.torch_tiles import TorchTiles
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 MIB = 2**20

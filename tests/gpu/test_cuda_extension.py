@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipfast import native
+from clipfast.backends import native
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cuda"))
 

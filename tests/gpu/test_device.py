@@ -11,7 +11,7 @@ from helpers import LOSSES, Loss, each_loss, error
 from torch import Tensor
 
 import clipfast
-from clipfast.tiling import MACRO_SIDE
+from clipfast.sweep.tiling import MACRO_SIDE
 
 MIB = 2**20
 

@@ -22,7 +22,7 @@ from helpers import (
 from helpers import run as run_on_cpu
 
 import clipfast
-from clipfast.registry import _WHY_NOT, Call
+from clipfast.backends.registry import _WHY_NOT, Call
 
 BACKENDS = ["triton", "cuda"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)

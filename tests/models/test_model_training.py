@@ -12,7 +12,8 @@ from peer_imports import peer
 from tiny_models import TINY, batch_for, tiny
 from torch import Tensor, nn
 
-from clipfast.models import CLIP, clip
+from clipfast.models import CLIP
+from clipfast.models import clip_model as clip
 from clipfast.models.resnet import Bottleneck
 from clipfast.models.transformer import ResidualAttentionBlock
 

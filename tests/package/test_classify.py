@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import clipfast
 from clipfast import models
-from clipfast.cli import app
-from clipfast.pictures import find_pictures
+from clipfast.cli.app import app
+from clipfast.images.pictures import find_pictures
 
 Image = pytest.importorskip("PIL.Image")
 LABELS = ["red [bold]", "green", "blue"]

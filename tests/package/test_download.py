@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from clipfast import download_progress
-from clipfast.download import ATTEMPTS, download
+from clipfast.common import download_progress
+from clipfast.common.download import ATTEMPTS, download
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB: several chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -63,7 +63,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             pass
 
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("clipfast.download.PAUSE", 0.0)
+    monkeypatch.setattr("clipfast.common.download.PAUSE", 0.0)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -156,7 +156,7 @@ def test_errors_of_the_server(server: Server, tmp_path: Path) -> None:
 
 def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("clipfast.download.PAUSE", 0.0)
+    monkeypatch.setattr("clipfast.common.download.PAUSE", 0.0)
     with pytest.raises(RuntimeError) as found:
         download("http://127.0.0.1:9/model.pt", SHA256, tmp_path)
     message = str(found.value)

@@ -11,11 +11,13 @@ import torch
 from peers import peer_module
 from torch import Tensor, nn
 
-from clipfast import download, hub, models
-from clipfast.preprocess import Preprocess
-from clipfast.tokenizer import tokenize
-from clipfast.torchscript import load_archive
-from clipfast.zero_shot import ZeroShotClassifier
+from clipfast import models
+from clipfast.common import download
+from clipfast.hub import pretrained as hub
+from clipfast.hub.torchscript import load_archive
+from clipfast.images.preprocess import Preprocess
+from clipfast.inference.zero_shot import ZeroShotClassifier
+from clipfast.text.tokenizer import tokenize
 
 CONFIG = models.ClipConfig(32, models.VisionConfig(32, 8, 64, 2, 1), models.TextConfig(77, 49408, 64, 1, 1))
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peers import torchvision_transforms
 
-from clipfast.preprocess import HALF, OPENAI_MEAN, OPENAI_STD, Preprocess, RandomCrop
+from clipfast.images.preprocess import HALF, OPENAI_MEAN, OPENAI_STD, Preprocess, RandomCrop
 
 Image = pytest.importorskip("PIL.Image")
 MODES = ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr", "HSV", "LAB", "I;16", "I", "F")

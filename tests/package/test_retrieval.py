@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipfast import tiling
-from clipfast.retrieval import recall_at_k, top_k
+from clipfast.inference.retrieval import recall_at_k, top_k
+from clipfast.sweep import tiling
 
 MIB = 2**20
 SMALL = 2 * 4 * 2 * 64 * (64 + 24)  # the smallest workspace for width 24: tiles of 64

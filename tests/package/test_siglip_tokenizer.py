@@ -11,7 +11,7 @@ from peers import peer_module
 from pieces import T5_IDS, train
 from texts import varied_texts
 
-from clipfast.siglip_tokenizer import SentencePieceTokenizer, canonicalize
+from clipfast.text.siglip_tokenizer import SentencePieceTokenizer, canonicalize
 
 sentencepiece = pytest.importorskip("sentencepiece")
 

@@ -19,7 +19,7 @@ HEAVY = (
     "torchvision",
     "clipfast.models",
     "clipfast.hub",
-    "clipfast.bpe",
+    "clipfast.text.bpe",
 )
 
 
@@ -37,7 +37,7 @@ def test_every_public_name_is_there() -> None:
     [
         ("clipfast.clip_loss", ()),
         ("clipfast.top_k", ()),
-        ("clipfast.tokenize", ("clipfast.bpe",)),  # ftfy and regex at the first text
+        ("clipfast.tokenize", ("clipfast.text.bpe",)),  # ftfy and regex at the first text
         ("clipfast.create_model", ("clipfast.models",)),
         ("clipfast.load", ("clipfast.models", "clipfast.hub")),
     ],

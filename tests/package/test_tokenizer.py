@@ -13,8 +13,8 @@ import torch
 from peers import peer_module
 from texts import varied_texts
 
-from clipfast import bpe, vocabulary
-from clipfast.tokenizer import Tokenizer, default_tokenizer, tokenize
+from clipfast.text import bpe, vocabulary
+from clipfast.text.tokenizer import Tokenizer, default_tokenizer, tokenize
 
 TEXTS = varied_texts(6000)
 
@@ -147,6 +147,6 @@ def test_the_vocabulary_is_found_in_the_cache_then_in_a_package_then_downloaded(
 
 @pytest.mark.parametrize("package", ["ftfy", "regex"])
 def test_a_missing_package_is_named(package: str) -> None:
-    code = f"import sys; sys.modules[{package!r}] = None; import clipfast.tokenizer as t; t.tokenize('a cat')"
+    code = f"import sys; sys.modules[{package!r}] = None; import clipfast.text.tokenizer as t; t.tokenize('a cat')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"the tokenizer needs {package}, which is not installed: pip install {package}" in done.stderr

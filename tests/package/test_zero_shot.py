@@ -11,8 +11,8 @@ from peers import torchvision_transforms
 from torch import nn
 
 from clipfast import models
-from clipfast.tokenizer import tokenize
-from clipfast.zero_shot import ZeroShotClassifier, evaluation, fill
+from clipfast.inference.zero_shot import ZeroShotClassifier, evaluation, fill
+from clipfast.text.tokenizer import tokenize
 
 NAMES = ["cat", "dog", "crane bird", "crane machine", "{odd}"]
 TEMPLATES = ["a photo of a {}.", "{}", lambda name: f"the {name.upper()} and {{}}"]
@@ -49,7 +49,7 @@ def by_definition(model: models.CLIP, names: list[str]) -> torch.Tensor:
 
 @pytest.mark.parametrize("at_once", [1, 4, 6, 256])
 def test_classes_are_normalised_means_of_normalised_prompts(model, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipfast.zero_shot.PROMPTS_AT_ONCE", at_once)
+    monkeypatch.setattr("clipfast.inference.zero_shot.PROMPTS_AT_ONCE", at_once)
     classifier = ZeroShotClassifier(model, NAMES, TEMPLATES)
     expected = by_definition(model, NAMES)
     torch.testing.assert_close(classifier.class_features, expected, rtol=1e-5, atol=1e-6)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from typer.testing import CliRunner
 
-from clipfast.cli import app
+from clipfast.cli.app import app
 from clipfast.plan import calibrate
 from clipfast.plan.machine import FIGURES
 

@@ -9,10 +9,10 @@ import torch
 from helpers import LOSSES, SWEEPS, Loss, counted_products, each_sweep, random_pairs, small_tiles
 from torch.utils.flop_counter import FlopCounterMode
 
-import clipfast.tiling
+import clipfast.sweep.tiling
 from clipfast.plan import operations
 from clipfast.plan.problem import GRADIENTS, Problem
-from clipfast.sweep import Sweep
+from clipfast.sweep.sweep import Sweep
 
 SIDES = {"both": (True, True), "rows": (True, False), "columns": (False, True), "none": (False, False)}
 
@@ -46,7 +46,7 @@ def test_operations_are_those_of_the_loss(loss: Loss, gradients: str, backend: s
     """Ragged strips; no tile kept, some kept, all kept."""
     for kept in (0, 500, 10**6):
         with small_tiles(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(clipfast.tiling.Budget, "kept_elements", lambda *_, kept=kept: kept)
+            patch.setattr(clipfast.sweep.tiling.Budget, "kept_elements", lambda *_, kept=kept: kept)
             patch.setattr(operations, "SMALL", 0)  # a backend that is named sweeps small batches too
             problem = planned(loss, 33, 8, gradients)
             expected = sum(p.operations for p in operations.single(problem))
@@ -65,7 +65,7 @@ def test_operations_with_the_tiles_that_the_budget_keeps(loss: Loss, dtype: str)
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_room_for_a_strip_of_rows(loss: Loss, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """InfoNCE then computes no score twice; the other losses find some tiles or none."""
-    monkeypatch.setattr(clipfast.tiling.Budget, "kept_elements", lambda *_: 100_000)
+    monkeypatch.setattr(clipfast.sweep.tiling.Budget, "kept_elements", lambda *_: 100_000)
     problem = planned(loss, 700, 24, "both")
     assert counted(loss, problem, backend) == sum(p.operations for p in operations.single(problem))
     if loss.name == "info_nce":
@@ -79,7 +79,7 @@ def test_tiles_are_those_of_the_sweep(loss: Loss) -> None:
         problem = planned(loss, 33, 8, "both")
         triangle = loss.name == "nt_xent"
         rows = problem.views * problem.batch
-        cut = list(clipfast.tiling.tiles(rows, rows, operations.tile_side(problem), triangle))
+        cut = list(clipfast.sweep.tiling.tiles(rows, rows, operations.tile_side(problem), triangle))
         assert {p.tiles for p in operations.single(problem)} == {len(cut)}
         assert operations.swept_logits(problem) == sum(tile.shape[0] * tile.shape[1] for tile in cut)
 

@@ -17,10 +17,11 @@ from plan_cases import peak_allocated
 from processes import run_processes
 from torch import Tensor
 
-from clipfast import widening
-from clipfast.distributed import call
+from clipfast.backends import widening
 from clipfast.distributed.traffic import counted, note
-from clipfast.plan import memory, operations, strategies, traffic
+from clipfast.operators import connection as call
+from clipfast.plan import bytes_sent as traffic
+from clipfast.plan import memory, operations, strategies
 from clipfast.plan.problem import DTYPES, GRADIENTS, Problem
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")

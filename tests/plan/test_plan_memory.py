@@ -7,9 +7,9 @@ import torch
 from helpers import LOSSES, Loss, random_pairs
 from plan_cases import peak_allocated
 
+from clipfast.backends.widening import REUSED_BYTES
 from clipfast.plan import memory
 from clipfast.plan.problem import Problem
-from clipfast.widening import REUSED_BYTES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 each_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from clipfast.plan import operations, times, traffic
+from clipfast.plan import bytes_sent as traffic
+from clipfast.plan import operations, times
 from clipfast.plan.machine import Machine
 from clipfast.plan.problem import LOSSES, Problem
 from clipfast.plan.strategies import chosen, fastest, plans

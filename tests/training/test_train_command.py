@@ -14,7 +14,7 @@ from torch import Tensor
 from train_cases import steps, write_pairs
 from typer.testing import CliRunner
 
-from clipfast.cli import app
+from clipfast.cli.app import app
 from clipfast.training import run as run_module
 
 pytestmark = pytest.mark.usefixtures("one_thread")

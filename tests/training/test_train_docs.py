@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from clipfast.cli import app
+from clipfast.cli.app import app
 from clipfast.training.command import configured
 from clipfast.training.log import read_log
 

@@ -20,7 +20,7 @@ from processes import forkserver
 from torch import Tensor
 from train_cases import config, letters, same_bits, steps, weights, write_pairs
 
-from clipfast import files
+from clipfast.common import files
 from clipfast.models import CLIP
 from clipfast.training import run as run_module
 from clipfast.training.engine import train

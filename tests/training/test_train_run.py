@@ -15,7 +15,7 @@ from train_cases import EXACT, config, letters, same_bits, steps, weights, write
 
 import clipfast
 from clipfast.data import open_pairs
-from clipfast.hub import preprocess_of
+from clipfast.hub.pretrained import preprocess_of
 from clipfast.models import CLIP, create_model
 from clipfast.training import CachedStep
 from clipfast.training import run as run_module

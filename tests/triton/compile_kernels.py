@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from clipfast.kernels import exact_lse, exact_weights, exp_sums, finish_rows, paired_dots, row_norms, sigmoid, softmax_weights
-from clipfast.kernels.config import block_for
+from clipfast.kernels.block_sizes import block_for
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}
 INTS = {

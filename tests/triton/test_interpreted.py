@@ -23,9 +23,10 @@ from helpers import (
 )  # fmt: skip
 
 import clipfast
-from clipfast.kernels import config, launch
-from clipfast.kernels.config import Block
-from clipfast.registry import interpreted
+from clipfast.backends.registry import interpreted
+from clipfast.kernels import block_sizes as config
+from clipfast.kernels import launch
+from clipfast.kernels.block_sizes import Block
 
 pytestmark = [
     pytest.mark.skipif(not interpreted(), reason="a GPU is here: tests/gpu runs the compiled kernels"),

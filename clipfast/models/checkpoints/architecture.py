@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from clipfast.models.config import ClipConfig
+from clipfast.models.clip_config import ClipConfig
 from clipfast.models.tower_configs import ResNetConfig, TextConfig, VisionConfig
 
 HEAD = 64

@@ -15,7 +15,7 @@ from clipfast.models.checkpoints.layouts import (
     find,
     timm_vision,
 )
-from clipfast.models.config import ClipConfig
+from clipfast.models.clip_config import ClipConfig
 from clipfast.models.tower_configs import TextConfig, VisionConfig
 
 SCALARS = ("logit_scale", "logit_bias")

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipfast.models.checkpoints.files import read_state_dict, unwrapped
 from clipfast.models.checkpoints.formats import Layout, layout_of
 from clipfast.models.checkpoints.resize import resize_image_positions, resize_text_positions
-from clipfast.models.clip import CLIP
+from clipfast.models.checkpoints.weight_files import read_state_dict, unwrapped
+from clipfast.models.clip_model import CLIP
 from clipfast.models.tower_configs import ResNetConfig
 
 # Of TorchScript archives, older Transformers and EVA-CLIP: no parameters, or computed from the configuration.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from clipfast.models.checkpoints.files import write_state_dict
 from clipfast.models.checkpoints.formats import layout_named
-from clipfast.models.clip import CLIP
+from clipfast.models.checkpoints.weight_files import write_state_dict
+from clipfast.models.clip_model import CLIP
 
 
 def export_state_dict(model: CLIP, layout: str = "open_clip") -> dict[str, Tensor]:

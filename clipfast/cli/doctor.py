@@ -1,0 +1,75 @@
+"""What is usable on this machine, and why the rest is not."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from clipfast.backends import native
+from clipfast.backends.gemm import cpu_gemm
+from clipfast.backends.registry import AUTO, SMALL, backends, resolve
+from clipfast.sweep.tiling import DEFAULT_WORKSPACE_BYTES, MACRO_SIDE, TILE_SIDE
+from clipfast.version import __version__
+
+
+def report() -> list[tuple[str, str]]:
+    """Rows of (subject, finding)."""
+    usable = backends()
+    chosen = "cpu" if usable["cpu"] is None else "torch"
+    rows = [
+        ("clipfast", __version__),
+        ("python, torch", f"{platform.python_version()}, {torch.__version__}, {torch.get_num_threads()} threads"),
+        ("processor", f"{platform.machine()}, torch's level {torch.backends.cpu.get_cpu_capability()}"),
+        ("CPU extension", native.load_error() or f"loaded, {native.instruction_set()} loops"),
+        ("CUDA extension", native.load_error("cuda") or "loaded"),
+        ("Triton", _triton()),
+        ("float32 product", cpu_gemm()[1]),
+    ]
+    rows += [(f"backend {name}", "usable" if reason is None else f"not usable: {reason}") for name, reason in usable.items()]
+    rows += [
+        ("chosen on the CPU", f"{chosen}; torch for float64 features; one tile or the reference up to {SMALL} logits"),
+        ("tile, workspace", f"{TILE_SIDE} x {TILE_SIDE}, {DEFAULT_WORKSPACE_BYTES // 2**20} MiB"),
+    ]
+    return rows + _gpu()
+
+
+def _triton() -> str:
+    try:
+        import triton
+    except ImportError as error:
+        return f"not installed ({error})"
+    return triton.__version__
+
+
+def _gpu() -> list[tuple[str, str]]:
+    if not torch.cuda.is_available():
+        return [("GPU", "none that torch can use")]
+    rows = []
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        rows.append((f"GPU {index}", f"{torch.cuda.get_device_name(index)}, compute capability {major}.{minor}"))
+    features = _features()
+    return [*rows, ("chosen on the GPU", _chosen(features)), ("GPU tile, workspace", _tile(features))]
+
+
+def _features() -> torch.Tensor:
+    return torch.empty(1, 8, device="cuda", dtype=torch.bfloat16)
+
+
+def _chosen(features: torch.Tensor) -> str:
+    name = resolve(AUTO, features).name
+    if name == "torch":
+        return f"torch, because triton does not run: {backends()['triton']}"
+    return (
+        f"{name}, for half precision and float32; torch for float64 features; cuda only by name: no measurement prefers it yet"
+    )
+
+
+def _tile(features: torch.Tensor) -> str:
+    text = f"{MACRO_SIDE} x {MACRO_SIDE}, {2 * MACRO_SIDE**2 // 2**20} MiB in half precision"
+    if backends()["triton"] is None:
+        from clipfast.kernels.launch import block_of
+
+        text += f"; kernel blocks {block_of(features)}"
+    return text

@@ -1,0 +1,1 @@
+"""What every room may use: dtypes, files written whole, optional packages, downloads."""

@@ -1,0 +1,1 @@
+"""What trained models are used for: zero-shot classification, retrieval, evaluation."""

@@ -1,0 +1,125 @@
+"""The losses as modules: open_clip's ``ClipLoss`` and ``SigLipLoss``, argument for argument, and a process group's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from clipfast.losses.functional import clip_loss, siglip_loss
+from clipfast.operators.connection import across
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+SIGLIP_STRATEGIES = {"bidir": "ring", "shift": "ring", "reduce": "gather", "gather": "gather"}
+
+
+def _default_group(module: nn.Module, rank: int, world_size: int) -> ProcessGroup:
+    """The group that open_clip's ``rank`` and ``world_size`` speak of."""
+    import torch.distributed as dist
+
+    name = type(module).__name__
+    if not (dist.is_available() and dist.is_initialized()):
+        raise RuntimeError(
+            f"{name}(world_size={world_size}) needs torch.distributed.init_process_group first; with one process, leave "
+            "world_size at 1"
+        )
+    found = dist.get_rank(), dist.get_world_size()
+    if found != (rank, world_size):
+        raise ValueError(
+            f"{name} got rank={rank} and world_size={world_size}, but this process is rank {found[0]} of {found[1]}; pass "
+            "those, or pass group for a part of the processes"
+        )
+    group = dist.group.WORLD
+    assert group is not None
+    return group
+
+
+class _Loss(nn.Module):
+    """What both modules know of the other processes."""
+
+    def __init__(self, rank: int, world_size: int, group: ProcessGroup | None, strategy: str, gradient_reduction: str) -> None:
+        super().__init__()
+        across(group, strategy, gradient_reduction)  # raises for what it does not know
+        group = _default_group(self, rank, world_size) if group is None and world_size > 1 else group
+        self.options: dict[str, Any] = {"group": group, "strategy": strategy, "gradient_reduction": gradient_reduction}
+
+
+class ClipLoss(_Loss):
+    """``open_clip.ClipLoss`` with the fused ``clip_loss``.
+
+    ``world_size > 1`` means torch's default process group, ``group`` any other. Every rank's value is the loss of the whole
+    batch, and gradients are those of one process on it, with any ``local_loss`` and ``gather_with_grad``. open_clip's values
+    with ``local_loss`` are the ranks' parts, whose average this is; its gradients without ``gather_with_grad`` are others
+    (docs/distributed.md). ``cache_labels`` is accepted and has nothing to cache. ``strategy``, ``gradient_reduction``: as in
+    ``clip_loss``.
+    """
+
+    def __init__(
+        self,
+        local_loss: bool = False,
+        gather_with_grad: bool = False,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        use_horovod: bool = False,
+        *,
+        group: ProcessGroup | None = None,
+        strategy: str = "auto",
+        gradient_reduction: str = "mean",
+    ) -> None:
+        if use_horovod:
+            raise ValueError("use_horovod=True: Horovod is not supported; use torch.distributed (use_horovod=False)")
+        super().__init__(rank, world_size, group, strategy, gradient_reduction)
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float | None = None,
+        output_dict: bool = False,
+    ) -> Tensor | dict[str, Tensor]:
+        """The loss, or ``{"contrastive_loss": loss}``. Features (N, D) as the model gives them (normalised)."""
+        loss = clip_loss(image_features, text_features, logit_scale, logit_bias, **self.options)
+        assert isinstance(loss, Tensor)
+        return {"contrastive_loss": loss} if output_dict else loss
+
+
+class SigLipLoss(_Loss):
+    """``open_clip.SigLipLoss`` with the fused ``siglip_loss``.
+
+    ``world_size > 1`` means torch's default process group, ``group`` any other. Every rank's value is the loss of the whole
+    batch; open_clip's are the ranks' parts, whose average this is. ``dist_impl`` "bidir" and "shift" choose the strategy
+    "ring", "reduce" and "gather" the strategy "gather", and None leaves the choice to ``strategy``.
+    """
+
+    def __init__(
+        self,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        dist_impl: str | None = None,
+        *,
+        group: ProcessGroup | None = None,
+        strategy: str = "auto",
+        gradient_reduction: str = "mean",
+    ) -> None:
+        if dist_impl is not None and dist_impl not in SIGLIP_STRATEGIES:
+            raise ValueError(f"dist_impl={dist_impl!r} is unknown; accepted: {', '.join(SIGLIP_STRATEGIES)}, or None")
+        chosen = strategy if dist_impl is None else SIGLIP_STRATEGIES[dist_impl]
+        super().__init__(rank, world_size, group, chosen, gradient_reduction)
+        self.dist_impl = dist_impl or "bidir"
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float,
+        output_dict: bool = False,
+    ) -> Tensor | dict[str, Tensor]:
+        """The loss, or ``{"contrastive_loss": loss}``. Features (N, D) as the model gives them (normalised)."""
+        loss = siglip_loss(image_features, text_features, logit_scale, logit_bias, **self.options)
+        return {"contrastive_loss": loss} if output_dict else loss

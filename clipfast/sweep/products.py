@@ -1,0 +1,99 @@
+"""Pass 2's accumulators: which gradients are wanted, the two products of each tile that feed them, and their completion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from clipfast.distributed.exchange import Out
+from clipfast.sweep.epilogue import Epilogue, Gradients
+from clipfast.sweep.tiling import Tile
+
+if TYPE_CHECKING:
+    from clipfast.sweep.sweep import Sweep, Visit
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which gradients to compute. The scale's comes with either feature's; alone it costs the rows' product."""
+
+    rows: bool
+    cols: bool
+    scale: bool
+    bias: bool = False
+
+    @property
+    def any(self) -> bool:
+        return self.rows or self.cols or self.scale or self.bias
+
+
+class Products:
+    """Accumulates ``rows += W b`` (M, D) and ``cols += W^T a`` (N, D) in float32, and finishes them in ``dtype``.
+
+    A strip of rows is complete after its last tile and finished at once, in place or, where ``dtype`` is narrower, out of
+    an accumulator of its own; where several blocks of columns, or a triangle's mirror image, add to it, and for the columns,
+    the accumulator stays whole until the end.
+    """
+
+    def __init__(self, sweep: Sweep, wanted: Wanted, pull: Tensor, alpha: Tensor, dtype: torch.dtype) -> None:
+        self.pairs, self.gemm, self.wanted = sweep.pairs, sweep.ops.gemm, wanted
+        pairs = self.pairs
+        self.epilogue = Epilogue(pairs, sweep.ops, pull, alpha, dtype)
+        self.whole = pairs.triangle or len(sweep.exchange.blocks) > 1
+        self.rows: Tensor | None = None
+        if wanted.rows or (wanted.scale and not wanted.cols):
+            self.rows = torch.zeros_like(pairs.rows.x, dtype=pairs.dtype if self.whole else dtype)
+        self._strip: Strip | None = None
+
+    @property
+    def outs(self) -> list[Out]:
+        """The columns' accumulator. A symmetric matrix's columns are its rows."""
+        wanted = self.wanted.cols and not self.pairs.symmetric
+        return [Out(self.pairs.dtype, self.pairs.cols.x.shape[1])] if wanted else []
+
+    def add(self, block: Visit, tile: Tile, w: Tensor | None) -> None:
+        """``w``: the weights of a tile of ``block.pairs``; None where no gradient asks for them."""
+        if w is None:
+            return
+        strip = self._strip_of(tile)
+        if strip.rows is not None:
+            self.gemm.add_rows(strip.rows, w, block.pairs.cols.x[tile.cols])
+        cols = self.rows if self.pairs.triangle else block.outs[0] if block.outs else None
+        if cols is not None and self.pairs.feeds_columns(tile):
+            if strip.transposed is None:
+                strip.transposed = self.gemm.transposed(self.pairs.rows.x[tile.rows])
+            self.gemm.add_cols(cols[tile.cols], w, strip.transposed)
+
+    def finish(self, outs: list[Tensor]) -> Gradients:
+        """``outs``: the columns' accumulator, if there is one."""
+        self._close()
+        rows = self.epilogue.whole_rows(self.rows) if self.whole and self.rows is not None else self.rows
+        cols = self.epilogue.whole_cols(outs[0]) if outs else None
+        scale = self.epilogue.scale_gradient(rows is not None) if self.wanted.scale else None
+        return Gradients(rows if self.wanted.rows else None, cols, scale)
+
+    def _strip_of(self, tile: Tile) -> Strip:
+        if self._strip is None or self._strip.place != tile.rows:
+            self._close()
+            rows = None if self.rows is None else self.rows[tile.rows]
+            if rows is not None and rows.dtype != self.pairs.dtype:
+                rows = torch.zeros_like(rows, dtype=self.pairs.dtype)
+            self._strip = Strip(tile.rows, rows)
+        return self._strip
+
+    def _close(self) -> None:
+        if self._strip is not None and self._strip.rows is not None and self.rows is not None and not self.whole:
+            self.epilogue.rows(self._strip.rows, self._strip.place, self.rows[self._strip.place])
+        self._strip = None
+
+
+@dataclass
+class Strip:
+    """The rows being swept: their accumulator, and their features transposed once for all their tiles."""
+
+    place: slice
+    rows: Tensor | None
+    transposed: Tensor | None = None

@@ -1,0 +1,1 @@
+"""Text: tokenizers, their vocabulary, and prompts."""

@@ -1,1 +1,0 @@
-"""Implementations of the tile operations, one backend a file."""
