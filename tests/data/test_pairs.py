@@ -195,7 +195,7 @@ def test_a_script_that_leaves_an_epoch_early_ends(table: Path):
         from data_files import PLAIN, digits
         batches = open_pairs(DataConfig({str(table)!r}, workers=1), PLAIN, digits, batch_size=7, seed=0).epoch(0)
         next(batches)"""
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1] / "support", check=True, timeout=60)
 
 
 def test_the_parts_travel_to_other_processes(table: Path):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from clipfast.backends import native
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "cuda"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "csrc"))
 
 import cuda_cases as cases
 from cuda_cases import Case, Problem, blocks, check_weights, logit_error, problem, relative, shift_of

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     open_clip_runs.write_pairs(folder, 24)
     tiny_sentences.write_encoder(folder / "encoder")
-    path = os.pathsep.join(filter(None, [str(HERE.parent), str(HERE.parents[1]), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(HERE.parent / "support"), str(HERE.parents[1]), os.environ.get("PYTHONPATH")]))
     launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
     done = subprocess.run(
         [sys.executable, *launch, str(HERE / "two_ranks.py"), str(folder)],

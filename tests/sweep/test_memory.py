@@ -47,7 +47,16 @@ print(json.dumps(step(n)))
 
 
 def probe(loss: Loss, n: int, d: int, **options) -> dict[str, float]:
-    command = [sys.executable, "-c", PROBE, str(Path(__file__).parent), loss.name, str(n), str(d), json.dumps(options)]
+    command = [
+        sys.executable,
+        "-c",
+        PROBE,
+        str(Path(__file__).parents[1] / "support"),
+        loss.name,
+        str(n),
+        str(d),
+        json.dumps(options),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "clear_refs" in done.stderr:
         pytest.skip("the kernel does not let a process reset its high-water mark")

@@ -95,7 +95,7 @@ def test_bench_writes_json_and_a_picture(tmp_path: Path) -> None:
 
 
 def test_the_results_in_the_repository_can_be_drawn(tmp_path: Path) -> None:
-    for path in (Path(__file__).parents[1] / "benchmarks" / "results").glob("clip_*.json"):
+    for path in (Path(__file__).parents[2] / "benchmarks" / "results").glob("clip_*.json"):
         content = json.loads(path.read_text())
         write_json(tmp_path / "again.json", content["environment"], content["comparisons"])
         write_picture(tmp_path / "again.png", content["environment"], content["comparisons"])

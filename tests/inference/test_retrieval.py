@@ -120,7 +120,7 @@ def test_argument_errors(call, error, message) -> None:
 
 PROBE = """
 import json, sys, torch
-from clipfast.retrieval import recall_at_k, top_k
+from clipfast.inference.retrieval import recall_at_k, top_k
 
 def resident(field):
     with open("/proc/self/status") as status:
