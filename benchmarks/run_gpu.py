@@ -24,9 +24,10 @@ import torch
 import typer
 from torch import Tensor
 
-from clipfast.bench.cases import DENSE, FLOPS, fused
+from clipfast.bench.cases import fused
 from clipfast.bench.peers import peers
 from clipfast.common.files import write_atomically
+from clipfast.losses.declaration import named
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [(n, d) for d in (512, 768, 1024) for n in (32_768, 65_536)]
@@ -90,11 +91,12 @@ def product_rate() -> float:
 
 
 def contenders(loss: str, n: int, d: int) -> dict[str, Callable[..., Tensor]]:
-    found = {f"clipfast {name}": fused(loss, name, None) for name in ("triton", "cuda", "torch")}
-    found["clipfast chosen"] = fused(loss, None, None)
+    found = {f"clipfast {name}": fused(loss, name) for name in ("triton", "cuda", "torch")}
+    found["clipfast chosen"] = fused(loss)
     found |= {f"clipfast triton, tile {side}": fused(loss, "triton", 2 * side**2) for side in SIDES}
     if n <= DENSE_LIMIT:
-        found |= {"dense eager": DENSE[loss], "dense compiled": torch.compile(DENSE[loss])}
+        textbook = named(loss).textbook
+        found |= {"dense eager": textbook, "dense compiled": torch.compile(textbook)}
     return found | peers(loss)
 
 
@@ -124,7 +126,7 @@ def measured(loss: str, n: int, d: int, rate: float) -> dict[str, Any]:
             runs[name] = run
         except Exception as error:  # a peer that does not run this size is a finding, not the end of the others' figures
             failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
-    floor = FLOPS[loss] * n * n * d / rate * 1e3
+    floor = named(loss).least_products * n * n * d / rate * 1e3
     times = interleaved(runs)
     return {
         "loss": loss, "n": n, "dim": d, "floor_ms": floor, "ms": times, "peak_bytes": peaks,

@@ -1,49 +1,50 @@
-"""Tile operations on a GPU: one fused Triton kernel each (kernels/), the accumulating products on the library."""
+"""The operations on a GPU: one fused Triton kernel each (kernels/), the accumulating products on the library.
+
+Features stay in their dtype, scores never reach memory, and nothing waits for the device. The kernels come with the backend
+when it is made, so that this file needs no Triton.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from clipfast.backends.declaration import Declaration, Query
 from clipfast.backends.gemm_cuda import DeviceGemm
-from clipfast.backends.torch_backend import TorchTiles
-from clipfast.kernels.exact_lse import exact_lse
-from clipfast.kernels.exact_weights import exact_weights
-from clipfast.kernels.exp_sums import exp_sums
-from clipfast.kernels.finish_rows import finish_rows
-from clipfast.kernels.launch import block_of
-from clipfast.kernels.paired_dots import paired_dots
-from clipfast.kernels.row_norms import row_norms
-from clipfast.kernels.sigmoid import sigmoid
-from clipfast.kernels.softmax_weights import softmax_weights
 from clipfast.sweep.pairs import Pairs
-from clipfast.sweep.softmax_passes import EXACT, Sums, Weights
-from clipfast.sweep.tiling import Tile, Workspace
+from clipfast.sweep.row_operations import RowFinish
+from clipfast.sweep.schedule import Tile
+from clipfast.sweep.tile_operations import Backend, LineFactors, PartialSums, SigmoidRows, Workspace
 
-if TYPE_CHECKING:
-    from clipfast.sweep.sweep import Sweep
+TRITON_MINIMUM = (3, 4)
 
 
-class TritonTiles(TorchTiles):
-    """Features stay in their dtype, scores never reach memory, and nothing waits for the device.
+class RowKernels(NamedTuple):
+    """``kernels/row_norms.py``, ``paired_dots.py``, ``finish_rows.py``."""
 
-    ``TorchTiles`` states each operation as a torch expression. The three tile kernels are attributes, so that another
-    implementation of the same three replaces only those.
-    """
+    row_norms: Callable[..., Tensor]
+    paired_dots: Callable[..., Tensor]
+    finish_rows: Callable[..., Tensor]
 
-    name = "triton"
-    gemm = DeviceGemm()
-    exp_sums_kernel = staticmethod(exp_sums)
-    softmax_weights_kernel = staticmethod(softmax_weights)
-    sigmoid_kernel = staticmethod(sigmoid)
 
-    def blocks(self, features: Tensor) -> tuple[int, int]:
-        """Rows and columns that share a partial sum."""
-        block = block_of(features)
-        return block.rows, block.cols
+class TileKernels(NamedTuple):
+    """The three tile kernels of one implementation; ``blocks(features)``: rows and columns that share a partial sum."""
+
+    exp_sums: Callable[..., None]
+    softmax_weights: Callable[..., None]
+    sigmoid: Callable[..., None]
+    blocks: Callable[[Tensor], tuple[int, int]]
+
+
+class TritonRows:
+    def __init__(self, kernels: RowKernels) -> None:
+        self.kernels = kernels
 
     def stored(self, features: Tensor) -> Tensor:
         return features if features.stride(1) == 1 and features.stride(0) > 0 else features.contiguous()
@@ -52,106 +53,100 @@ class TritonTiles(TorchTiles):
         return rows, cols
 
     def norms(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        norm, inverse, projection = row_norms(x, eps)
+        norm, inverse, projection = self.kernels.row_norms(x, eps)
         return norm, inverse, projection
 
-    def exp_sums(self, pairs: Pairs, tile: Tile, shift: Tensor, sums: Sums, workspace: Workspace) -> None:
-        (m, n), (block_m, block_n), cols = tile.shape, self.blocks(pairs.rows.x), sums.wants_cols(tile)
-        by_row = _partials(pairs, math.ceil(n / block_n), m, sums.row_best is not None)
-        by_col = _partials(pairs, math.ceil(m / block_m), n, sums.col_best is not None) if cols else (None, None)
-        row_factor, col_factor = pairs.row_factor_base2[tile.rows], _slice(pairs.col_factor, tile.cols)
-        self.exp_sums_kernel(
-            *_sides(pairs, tile), row_factor, col_factor, pairs.excluded[tile.rows], shift, tile.col0, by_row[0], by_col[0],
-            by_row[1], by_col[1],
-        )  # fmt: skip
-        _reduce(by_row, sums.row_sum[tile.rows], _slice(sums.row_best, tile.rows))
-        _reduce(by_col, _slice(sums.col_sum, tile.cols), _slice(sums.col_best, tile.cols))
-
-    def softmax_weights(self, pairs: Pairs, tile: Tile, weights: Weights, workspace: Workspace) -> Tensor:
-        """Both kernels are launched; the shift, on the device, tells one of them to do nothing."""
-        (u, row_share, row_lse), (v, col_share, col_lse) = weights.rows, weights.cols
-        out, shift = workspace.scratch(tile), weights.shift
-        sides, inner, excluded = _sides(pairs, tile), _inner(pairs, tile), pairs.excluded[tile.rows]
-        row_factor, col_factor = pairs.row_factor_base2[tile.rows], _slice(pairs.col_factor, tile.cols)
-        self.softmax_weights_kernel(
-            *sides, row_factor, col_factor, *inner, excluded, shift, u[tile.rows], v[tile.cols], tile.col0, out
-        )
-        exact_weights(
-            *sides, pairs.row_factor[tile.rows], _slice(pairs.cols.inverse_norm, tile.cols), *inner, excluded, shift,
-            _slice(row_lse, tile.rows), _slice(col_lse, tile.cols), _slice(row_share, tile.rows), _slice(col_share, tile.cols),
-            tile.col0, out,
-        )  # fmt: skip
-        return out
-
-    def guarded(
-        self, sweep: Sweep, lost: Tensor, shift: Tensor, negatives: Tensor, best: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Overwrites the log-sum-exps where ``lost``, a flag on the device, says so. In a group the host has to look: the
-        exact path exchanges features once more."""
-        if sweep.exchange.ranks > 1:
-            return super().guarded(sweep, lost, shift, negatives, best)
-        pairs = sweep.pairs
-        (row_lse, col_lse), (row_best, col_best) = pairs.split(negatives), pairs.split(best)
-        exact_lse(
-            pairs.rows.x, pairs.cols.x, pairs.row_factor, pairs.cols.inverse_norm, pairs.excluded, lost, row_lse, row_best
-        )
-        if pairs.both:
-            col_factor = (
-                pairs.scale.expand(pairs.shape[1]) if pairs.cols.inverse_norm is None else pairs.cols.inverse_norm * pairs.scale
-            )
-            back = torch.arange(pairs.shape[1], device=lost.device) if pairs.back is None else pairs.back
-            exact_lse(
-                pairs.cols.x,
-                pairs.rows.x,
-                col_factor.contiguous(),
-                pairs.rows.inverse_norm,
-                back.unsqueeze(1),
-                lost,
-                col_lse,
-                col_best,
-            )
-        return torch.where(lost, EXACT, shift), negatives, best
-
-    def sigmoid(
-        self, pairs: Pairs, tile: Tile, bias: Tensor, row_weight: Tensor, loss: Tensor, weight: Tensor | None,
-        workspace: Workspace,
-    ) -> Tensor | None:  # fmt: skip
-        (m, n), (_, block_n) = tile.shape, self.blocks(pairs.rows.x)
-        out = None if weight is None else workspace.scratch(tile)
-        partial, partial_weight = _partials(pairs, math.ceil(n / block_n), m, weight is not None)
-        self.sigmoid_kernel(
-            *_sides(pairs, tile), pairs.row_factor[tile.rows], _slice(pairs.col_factor, tile.cols), *_inner(pairs, tile),
-            pairs.excluded[tile.rows], bias, row_weight[tile.rows], tile.col0, partial, partial_weight, out,
-        )  # fmt: skip
-        _reduce((partial, None), loss[tile.rows], None)
-        _reduce((partial_weight, None), _slice(weight, tile.rows), None)
-        return out
-
     def paired_dots(self, x: Tensor, y: Tensor, partner: Tensor | None) -> Tensor:
-        return paired_dots(x, y, partner)
+        return self.kernels.paired_dots(x, y, partner)
 
-    def finish_rows(
-        self, grad: Tensor, x: Tensor, y: Tensor | None, partner: Tensor | None, coef: Tensor | None,
-        projection: Tensor | None, alpha: Tensor, scale: Tensor, out: Tensor,
-    ) -> Tensor:  # fmt: skip
-        return finish_rows(grad, x, y, partner, coef, projection, alpha, scale, out)
+    def finish_rows(self, grad: Tensor, finish: RowFinish, out: Tensor) -> Tensor:
+        return self.kernels.finish_rows(grad, *finish, out)
+
+
+class TritonTiles:
+    """A kernel leaves partial sums of its blocks, which are added up in a fixed order."""
+
+    def __init__(self, kernels: TileKernels) -> None:
+        self.kernels = kernels
+
+    def exp_sums(self, pairs: Pairs, tile: Tile, shift_log2: Tensor, sums: PartialSums, workspace: Workspace) -> None:
+        (m, n), (block_m, block_n) = tile.shape, self.kernels.blocks(pairs.rows.x)
+        by_row = _partials(pairs, math.ceil(n / block_n), m, sums.row_max is not None)
+        wanted = sums.col_sum is not None
+        by_col = _partials(pairs, math.ceil(m / block_m), n, sums.col_max is not None) if wanted else (None, None)
+        self.kernels.exp_sums(
+            *_sides(pairs, tile), *_factors(pairs, tile, pairs.row_scale_log2), pairs.excluded[tile.rows], shift_log2,
+            tile.col0, by_row[0], by_col[0], by_row[1], by_col[1],
+        )  # fmt: skip
+        _reduce(by_row, sums.row_sum[tile.rows], _cut(sums.row_max, tile.rows))
+        _reduce(by_col, _cut(sums.col_sum, tile.cols), _cut(sums.col_max, tile.cols))
+
+    def weights(self, pairs: Pairs, tile: Tile, factors: LineFactors, workspace: Workspace) -> Tensor:
+        out = workspace.scratch(tile)
+        self.kernels.softmax_weights(
+            *_sides(pairs, tile), *_factors(pairs, tile, pairs.row_scale_log2), *_inner(pairs, tile), pairs.excluded[tile.rows],
+            factors.shift_log2, factors.u[tile.rows], factors.v[tile.cols], tile.col0, out,
+        )  # fmt: skip
+        return out
+
+    def sigmoid(self, pairs: Pairs, tile: Tile, rows: SigmoidRows, workspace: Workspace) -> Tensor | None:
+        (m, n), (_, block_n) = tile.shape, self.kernels.blocks(pairs.rows.x)
+        wanted = rows.sigmoid_sum is not None
+        out = workspace.scratch(tile) if wanted else None
+        loss, sigmoid_sum = _partials(pairs, math.ceil(n / block_n), m, wanted)
+        self.kernels.sigmoid(
+            *_sides(pairs, tile), *_factors(pairs, tile, pairs.row_scale), *_inner(pairs, tile), pairs.excluded[tile.rows],
+            rows.bias, rows.upstream[tile.rows], tile.col0, loss, sigmoid_sum, out,
+        )  # fmt: skip
+        _reduce((loss, None), rows.loss[tile.rows], None)
+        _reduce((sigmoid_sum, None), _cut(rows.sigmoid_sum, tile.rows), None)
+        return out
+
+
+class TritonExact:
+    """The exact path's kernels: they look at a flag on the device and return at once where there is nothing to do."""
+
+    def __init__(self, lse: Callable[..., None], weights: Callable[..., None]) -> None:
+        self.lse, self.weights = lse, weights
+
+    def replace_underflowed(self, pairs: Pairs, underflowed: Tensor, lse: Tensor, max_negative: Tensor | None) -> None:
+        (row_lse, col_lse), (row_max, col_max) = pairs.split(lse), pairs.split(max_negative)
+        rows, cols = pairs.rows, pairs.cols
+        self.lse(rows.x, cols.x, pairs.row_scale, cols.inverse_norm, pairs.excluded, underflowed, row_lse, row_max)
+        if not pairs.both:
+            return
+        n = pairs.shape[1]
+        scale = pairs.scale.expand(n) if cols.inverse_norm is None else cols.inverse_norm * pairs.scale
+        back = pairs.matching.row_of_col
+        back = torch.arange(n, device=lse.device) if back is None else back
+        excluded = back.unsqueeze(1)
+        self.lse(cols.x, rows.x, scale.contiguous(), rows.inverse_norm, excluded, underflowed, col_lse, col_max)
+
+    def exact_weights(self, pairs: Pairs, tile: Tile, factors: LineFactors, out: Tensor) -> None:
+        assert factors.exact is not None
+        row_upstream, row_lse, col_upstream, col_lse = factors.exact
+        self.weights(
+            *_sides(pairs, tile), pairs.row_scale[tile.rows], _cut(pairs.cols.inverse_norm, tile.cols), *_inner(pairs, tile),
+            pairs.excluded[tile.rows], factors.shift_log2, row_lse[tile.rows], _cut(col_lse, tile.cols),
+            row_upstream[tile.rows], _cut(col_upstream, tile.cols), tile.col0, out,
+        )  # fmt: skip
 
 
 def _partials(pairs: Pairs, blocks: int, lines: int, second: bool) -> tuple[Tensor, Tensor | None]:
     """One or two float32 (blocks, lines) that a kernel fills whole; summed over the blocks in a fixed order."""
-    first = pairs.row_factor.new_empty(blocks, lines, dtype=torch.float32)
+    first = pairs.row_scale.new_empty(blocks, lines, dtype=torch.float32)
     return first, torch.empty_like(first) if second else None
 
 
-def _reduce(partial: tuple[Tensor | None, Tensor | None], total: Tensor | None, best: Tensor | None) -> None:
-    sums, tops = partial
+def _reduce(partial: tuple[Tensor | None, Tensor | None], total: Tensor | None, largest: Tensor | None) -> None:
+    sums, maxima = partial
     if sums is not None and total is not None:
         total += sums.sum(0, dtype=torch.float64)
-    if tops is not None and best is not None:
-        torch.maximum(best, tops.amax(0), out=best)
+    if maxima is not None and largest is not None:
+        torch.maximum(largest, maxima.amax(0), out=largest)
 
 
-def _slice(values: Tensor | None, part: slice) -> Tensor | None:
+def _cut(values: Tensor | None, part: slice) -> Tensor | None:
     return None if values is None else values[part]
 
 
@@ -159,5 +154,66 @@ def _sides(pairs: Pairs, tile: Tile) -> tuple[Tensor, Tensor]:
     return pairs.rows.x[tile.rows], pairs.cols.x[tile.cols]
 
 
+def _factors(pairs: Pairs, tile: Tile, row_scale: Tensor) -> tuple[Tensor, Tensor | None]:
+    return row_scale[tile.rows], _cut(pairs.col_inverse_norm, tile.cols)
+
+
 def _inner(pairs: Pairs, tile: Tile) -> tuple[Tensor | None, Tensor | None]:
-    return _slice(pairs.rows.inner, tile.rows), _slice(pairs.cols.inner, tile.cols)
+    return _cut(pairs.rows.inner, tile.rows), _cut(pairs.cols.inner, tile.cols)
+
+
+@cache
+def triton_missing() -> str | None:
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton is not installed ({error}); it comes with torch's CUDA builds"
+    found = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if found < TRITON_MINIMUM:
+        return f"Triton {triton.__version__} is too old for the kernels, which need {'.'.join(map(str, TRITON_MINIMUM))}"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter stands in for a GPU: slow, on CPU tensors, and only when forced by name."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def why_not_triton(query: Query | None) -> str | None:
+    if triton_missing():
+        return triton_missing()
+    if query is None:
+        return None if torch.cuda.is_available() or interpreted() else "torch sees no GPU"
+    if query.device != "cuda" and not (query.device == "cpu" and interpreted()):
+        return f"it runs on a GPU; the features are on {query.device}"
+    if query.dtype == torch.float64:
+        return "its products are float32 or narrower; float64 features need the torch backend"
+    return None
+
+
+def triton_with(name: str, rows: type[TritonRows], tiles: TileKernels) -> Backend:
+    """A backend with Triton's row-wise kernels and range guard around the tile kernels of one implementation."""
+    from clipfast.kernels.exact_lse import exact_lse
+    from clipfast.kernels.exact_weights import exact_weights
+    from clipfast.kernels.finish_rows import finish_rows
+    from clipfast.kernels.paired_dots import paired_dots
+    from clipfast.kernels.row_norms import row_norms
+
+    by_row = RowKernels(row_norms, paired_dots, finish_rows)
+    return Backend(name, rows(by_row), TritonTiles(tiles), DeviceGemm(), TritonExact(exact_lse, exact_weights))
+
+
+def _make() -> Backend:
+    from clipfast.kernels.exp_sums import exp_sums
+    from clipfast.kernels.launch import block_of
+    from clipfast.kernels.sigmoid import sigmoid
+    from clipfast.kernels.softmax_weights import softmax_weights
+
+    def blocks(features: Tensor) -> tuple[int, int]:
+        block = block_of(features)
+        return block.rows, block.cols
+
+    return triton_with("triton", TritonRows, TileKernels(exp_sums, softmax_weights, sigmoid, blocks))
+
+
+TRITON = Declaration("triton", why_not_triton, _make, chosen_on=("accelerator",))

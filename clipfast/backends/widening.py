@@ -7,17 +7,14 @@ import threading
 import torch
 from torch import Tensor
 
-from clipfast.sweep.pairs import compute_dtype
-
-REUSED_BYTES = 8 * 2**20
-"""Copies of both sides up to this size live in memory that the thread's next call uses again. The C library gives pieces
-of that size back to the system after each step, and the page faults of the next would cost more than the conversion."""
+from clipfast.common.dtypes import compute_dtype
+from clipfast.common.limits import limits
 
 _reused = threading.local()
 
 
 def widened(rows: Tensor, cols: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Both sides in float32 or wider, valid until the thread's next call; what is so already comes back as it is."""
+    """Both sides in float32 or wider, valid until the thread's next call; what is so wide already comes back as it is."""
     wanted = [rows] if cols is None else [rows, cols]
     copies = [_place(place, x) for place, x in zip(_places(wanted), wanted, strict=True)]
     return copies[0], None if cols is None else copies[1]
@@ -26,7 +23,7 @@ def widened(rows: Tensor, cols: Tensor | None) -> tuple[Tensor, Tensor | None]:
 def _places(sides: list[Tensor]) -> list[Tensor | None]:
     sizes = [x.numel() for x in sides]
     half = all(x.is_cpu and x.dtype.itemsize == 2 for x in sides)
-    if not half or sum(sizes) * torch.float32.itemsize > REUSED_BYTES:
+    if not half or sum(sizes) * torch.float32.itemsize > limits().reused_bytes:
         return [None] * len(sides)
     if getattr(_reused, "memory", None) is None or _reused.memory.numel() < sum(sizes):
         _reused.memory = torch.empty(sum(sizes))

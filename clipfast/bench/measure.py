@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from clipfast.backends.gemm import OneDnnGemm, cpu_gemm
-from clipfast.bench.cases import FLOPS, Case, Loss, cases, features
-from clipfast.sweep.pairs import compute_dtype
-from clipfast.sweep.tiling import DEFAULT_WORKSPACE_BYTES
+from clipfast.bench.cases import Case, LossOfScale, cases, features
+from clipfast.common.dtypes import compute_dtype
+from clipfast.common.limits import DEFAULT_WORKSPACE_BYTES
+from clipfast.losses.declaration import named
 
 STATUS = Path("/proc/self/status")
 
 
-def step(loss: Loss, inputs: tuple[Tensor, ...]) -> None:
+def step(loss: LossOfScale, inputs: tuple[Tensor, ...]) -> None:
     """Forward and backward, from empty gradients."""
     for x in inputs:
         x.grad = None
@@ -89,7 +90,8 @@ def compare(
     """One size: each contender's median time, peak memory, and share of the floor, as a plain dictionary."""
     inputs = features(n, dim, dtype)
     found = cases(loss, compiled, workspace_bytes) if contenders is None else contenders
-    logits_bytes = n * n * (4 if loss == "nt_xent" else 1) * compute_dtype(dtype).itemsize
+    declared = named(loss)
+    logits_bytes = (declared.views * n) ** 2 * compute_dtype(dtype).itemsize
     fits = [c for c in found if c.matrices * logits_bytes < 0.8 * available_bytes()]
     peaks = {c.name: _warm(c, inputs) for c in fits}
     times: dict[str, list[float]] = {c.name: [] for c in fits}
@@ -100,7 +102,7 @@ def compare(
     ):
         for c in fits:
             times[c.name].append(seconds(functools.partial(step, c.loss, inputs)))
-    floors = {name: FLOPS[loss] * n * n * dim / rate for name, rate in rates.items()}
+    floors = {name: declared.least_products * n * n * dim / rate for name, rate in rates.items()}
     rows = [_row(c.name, times.get(c.name), peaks.get(c.name), floors) for c in found]
     return {
         "loss": loss, "n": n, "dim": dim, "dtype": str(dtype).removeprefix("torch."), "workspace_bytes": workspace_bytes,

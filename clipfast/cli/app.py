@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from clipfast.cli.choices import LOSS
 from clipfast.cli.plan_command import plan
 from clipfast.cli.terminal import console, stop
 
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
     from clipfast.inference.classify import Result
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Fused contrastive losses and CLIP models.")
-
-
-class Loss(str, Enum):
-    clip = "clip"
-    siglip = "siglip"
-    info_nce = "info_nce"
-    nt_xent = "nt_xent"
 
 
 class Dtype(str, Enum):
@@ -49,7 +43,7 @@ def doctor() -> None:
 def bench(
     sizes: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1024,4096,8192",
     dim: Annotated[int, typer.Option(help="Width of the features.")] = 512,
-    loss: Annotated[Loss, typer.Option(help="Which loss.")] = Loss.clip,
+    loss: Annotated[str, LOSS] = "clip",
     dtype: Annotated[Dtype, typer.Option(help="Of the features.")] = Dtype.float32,
     workspace_mib: Annotated[int, typer.Option(help="Workspace of the fused losses, MiB.")] = 64,
     compiled: Annotated[bool, typer.Option(help="Include the dense loss under torch.compile.")] = True,
@@ -75,7 +69,7 @@ def bench(
         with console.status(f"N = {n}"):
             kind = getattr(torch, dtype.value)
             try:
-                found.append(compare(loss.value, n, dim, kind, compiled, workspace_mib * 2**20, seconds))
+                found.append(compare(loss, n, dim, kind, compiled, workspace_mib * 2**20, seconds))
             except ValueError as error:  # a workspace too small for the width, say
                 stop(error)
         console.print(table(found[-1]))

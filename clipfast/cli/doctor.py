@@ -8,15 +8,15 @@ import torch
 
 from clipfast.backends import native
 from clipfast.backends.gemm import cpu_gemm
-from clipfast.backends.registry import AUTO, SMALL, backends, resolve
-from clipfast.sweep.tiling import DEFAULT_WORKSPACE_BYTES, MACRO_SIDE, TILE_SIDE
+from clipfast.backends.registry import AUTO, backends, resolve
+from clipfast.common.limits import DEFAULT_WORKSPACE_BYTES, limits
 from clipfast.version import __version__
 
 
 def report() -> list[tuple[str, str]]:
     """Rows of (subject, finding)."""
     usable = backends()
-    chosen = "cpu" if usable["cpu"] is None else "torch"
+    chosen, small = "cpu" if usable["cpu"] is None else "torch", limits().single_logits
     rows = [
         ("clipfast", __version__),
         ("python, torch", f"{platform.python_version()}, {torch.__version__}, {torch.get_num_threads()} threads"),
@@ -28,8 +28,8 @@ def report() -> list[tuple[str, str]]:
     ]
     rows += [(f"backend {name}", "usable" if reason is None else f"not usable: {reason}") for name, reason in usable.items()]
     rows += [
-        ("chosen on the CPU", f"{chosen}; torch for float64 features; one tile or the reference up to {SMALL} logits"),
-        ("tile, workspace", f"{TILE_SIDE} x {TILE_SIDE}, {DEFAULT_WORKSPACE_BYTES // 2**20} MiB"),
+        ("chosen on the CPU", f"{chosen}; torch for float64 features; one tile or the reference up to {small} logits"),
+        ("tile, workspace", f"{limits().tile_side} x {limits().tile_side}, {DEFAULT_WORKSPACE_BYTES // 2**20} MiB"),
     ]
     return rows + _gpu()
 
@@ -67,7 +67,8 @@ def _chosen(features: torch.Tensor) -> str:
 
 
 def _tile(features: torch.Tensor) -> str:
-    text = f"{MACRO_SIDE} x {MACRO_SIDE}, {2 * MACRO_SIDE**2 // 2**20} MiB in half precision"
+    side = limits().macro_side
+    text = f"{side} x {side}, {2 * side**2 // 2**20} MiB in half precision"
     if backends()["triton"] is None:
         from clipfast.kernels.launch import block_of
 

@@ -9,11 +9,12 @@ from typing import Annotated
 import torch
 import typer
 
+from clipfast.cli.choices import LOSS
 from clipfast.cli.terminal import console, stop
 from clipfast.plan import machine as machines
 from clipfast.plan import plan_report as report
 from clipfast.plan.machine import DEFAULT, FLAG, Machine
-from clipfast.plan.problem import DTYPES, GRADIENTS, LOSSES, Problem
+from clipfast.plan.problem import DTYPES, GRADIENTS, Problem
 from clipfast.plan.strategies import plans
 
 OF_THE_DEVICE = ("product_tflops", "sweep_share", "copy_gb_s", "tile_us", "memory_gib")
@@ -27,7 +28,7 @@ def plan(
     batch: Annotated[int, typer.Option(help="Pairs of the whole group in a step.")],
     dim: Annotated[int, typer.Option(help="Width of the features.")],
     gpus: Annotated[int, typer.Option(help="Ranks: processes, each with a GPU or on a CPU.")] = 1,
-    loss: Annotated[str, typer.Option(help=f"One of {', '.join(LOSSES)}.")] = "clip",
+    loss: Annotated[str, LOSS] = "clip",
     dtype: Annotated[str, typer.Option(help=f"Of the features: {', '.join(DTYPES)}.")] = "bfloat16",
     gradients: Annotated[str, typer.Option(help=f"{', '.join(GRADIENTS)}. Rows are images or queries.")] = "both",
     normalize: Annotated[bool, typer.Option(help="Whether the loss normalises.")] = True,

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 Show = Callable[[int, tuple[Tensor, ...], list[Tensor]], None]
-"""``show(offset, carried, outs)``: one block of columns, in which this rank's own begin at ``offset`` (or would: it may lie
-outside). ``carried``: their owners' tensors, a row for each column; ``outs``: one tensor for each ``Out``, to be added to."""
+"""``show(offset, inputs, outputs)``: one block of columns. ``offset``: this rank's first column relative to the block, possibly
+outside it. ``inputs``: the columns' tensors, a row for each column; ``outputs``: one tensor for each ``ColumnOutput``, to be
+added to."""
 
 
-class Out(NamedTuple):
-    """What a visit leaves at each column: (columns,) or (columns, width), 0 where nothing was added.
+class ColumnOutput(NamedTuple):
+    """What a rank's rows leave at each column: (columns,) or (columns, width), 0 where nothing was added.
 
     The ranks' parts are added, or with ``largest`` their maximum is taken, which ``fill`` bounds from below.
     """
@@ -44,14 +45,17 @@ class Exchange(Protocol):
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Columns of each block that a tour shows."""
+        """Columns of each block, in the order in which they are shown."""
 
     @property
     def sizes(self) -> Tensor:
         """(2, ranks) int64 on the CPU: each rank's rows and columns; empty for a process alone."""
 
-    def tour(self, carried: tuple[Tensor, ...], outs: Sequence[Out], show: Show) -> list[Tensor]:
-        """Show every rank's ``carried`` to every rank; of each out, what all ranks left at this rank's own columns."""
+    def for_each_block(self, inputs: tuple[Tensor, ...], outputs: Sequence[ColumnOutput], show: Show) -> list[Tensor]:
+        """Show every rank's ``inputs`` to every rank, block by block.
+
+        Returns, for each of ``outputs``, what all ranks left at this rank's own columns.
+        """
 
     def total_rows(self) -> int: ...
 
@@ -67,9 +71,9 @@ class Alone:
     def __init__(self, rows: int, cols: int) -> None:
         self.rows, self.extent, self.blocks, self.sizes = rows, max(rows, cols), (cols,), torch.empty(0, dtype=torch.int64)
 
-    def tour(self, carried: tuple[Tensor, ...], outs: Sequence[Out], show: Show) -> list[Tensor]:
-        totals = [out.new(carried[0].shape[0], carried[0]) for out in outs]
-        show(0, carried, totals)
+    def for_each_block(self, inputs: tuple[Tensor, ...], outputs: Sequence[ColumnOutput], show: Show) -> list[Tensor]:
+        totals = [output.new(inputs[0].shape[0], inputs[0]) for output in outputs]
+        show(0, inputs, totals)
         return totals
 
     def total_rows(self) -> int:

@@ -9,38 +9,35 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clipfast.distributed import traffic
-from clipfast.distributed.exchange import Out, Show
+from clipfast.distributed.blocks import blocks
+from clipfast.distributed.exchange import ColumnOutput, Show
 from clipfast.distributed.group import Members, all_gather, explained, reduce_scatter, reduced
 
 
 class Gather(Members):
-    """One all-gather, one sweep over all columns, one reduce-scatter. Memory: all ranks' features and outs.
+    """One all-gather, one sweep over all columns, one reduce-scatter. Memory: all ranks' features and column outputs.
 
     The collectives take equal pieces, so each rank's is padded to the longest. Without padding the ranks' columns are one
     block; otherwise each rank's is a block of its own.
     """
 
     @property
-    def even(self) -> bool:
-        return len(set(self.cols)) == 1
-
-    @property
     def blocks(self) -> tuple[int, ...]:
-        return (sum(self.cols),) if self.even else tuple(self.cols)
+        return blocks("gather", self.cols, self.rank)
 
-    def tour(self, carried: tuple[Tensor, ...], outs: Sequence[Out], show: Show) -> list[Tensor]:
-        everything = tuple(self._gathered(x) for x in carried)
-        totals = [out.new(self.ranks * max(self.cols), carried[0]) for out in outs]
+    def for_each_block(self, inputs: tuple[Tensor, ...], outputs: Sequence[ColumnOutput], show: Show) -> list[Tensor]:
+        everything = tuple(self._gathered(x) for x in inputs)
+        totals = [output.new(self.ranks * max(self.cols), inputs[0]) for output in outputs]
         first = 0
         for count, piece in zip(self.blocks, self._pieces(), strict=True):
             show(self.start(self.rank) - first, tuple(x[piece] for x in everything), [x[piece] for x in totals])
             first += count
         del everything
-        return [self._at_home(out, total) for out, total in zip(outs, totals, strict=True)]
+        return [self._own_part(output, total) for output, total in zip(outputs, totals, strict=True)]
 
     def _pieces(self) -> list[slice]:
         """Where the blocks lie among the padded pieces."""
-        if self.even:
+        if len(self.blocks) == 1:
             return [slice(0, sum(self.cols))]
         longest = max(self.cols)
         return [slice(rank * longest, rank * longest + count) for rank, count in enumerate(self.cols)]
@@ -54,9 +51,9 @@ class Gather(Members):
             all_gather(everything, piece, group=self.group)
         return everything
 
-    def _at_home(self, out: Out, total: Tensor) -> Tensor:
+    def _own_part(self, output: ColumnOutput, total: Tensor) -> Tensor:
         longest, own = max(self.cols), self.cols[self.rank]
-        if out.largest:
+        if output.largest:
             return reduced(self.group, total, dist.ReduceOp.MAX).view(self.ranks, longest)[self.rank, :own].clone()
         piece = total.new_empty(longest, *total.shape[1:])
         with explained("reduce-scatter", self.group):

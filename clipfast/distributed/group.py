@@ -40,7 +40,7 @@ class Members:
     def __init__(self, group: dist.ProcessGroup, sizes: Tensor) -> None:
         self.group, self.sizes = group, sizes
         self.rank, self.ranks = group.rank(), group.size()
-        self.rows, self.cols = sizes.tolist()
+        self.rows, self.cols = (tuple(counts) for counts in sizes.tolist())
         self.extent = max(sum(self.rows), sum(self.cols))
 
     def start(self, rank: int) -> int:

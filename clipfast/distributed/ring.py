@@ -8,34 +8,34 @@ import torch.distributed as dist
 from torch import Tensor
 
 from clipfast.distributed import traffic
-from clipfast.distributed.exchange import Out, Show
+from clipfast.distributed.blocks import blocks, sources
+from clipfast.distributed.exchange import ColumnOutput, Show
 from clipfast.distributed.group import Members, explained
 
 
 class Ring(Members):
-    """Blocks travel to the next rank; what visits leave at them travels one step behind.
+    """Blocks travel to the next rank; the column outputs of a block follow it one step later.
 
-    While a rank works on one block, the next is on its way to it, and so are the sums that the previous rank has just
-    completed for the present block. After ``ranks`` steps a block's sums are home. Each rank adds in the same order on every
-    run. Memory: two blocks, and three of each out.
+    While a rank works on one block, the next is on its way to it, and so are the outputs that the previous rank has just
+    completed for the present block. After ``ranks`` steps each block's outputs are back at its owner. Each rank adds in the
+    same order on every run. Memory: two blocks, and three of each output.
     """
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        return tuple(self.cols)
+        return blocks("ring", self.cols, self.rank)
 
-    def tour(self, carried: tuple[Tensor, ...], outs: Sequence[Out], show: Show) -> list[Tensor]:
-        coming, done = _Passing(list(carried)), None
-        for step in range(self.ranks):
-            source = (self.rank - step) % self.ranks
+    def for_each_block(self, inputs: tuple[Tensor, ...], outputs: Sequence[ColumnOutput], show: Show) -> list[Tensor]:
+        coming, done = _Passing(list(inputs)), None
+        for step, source in enumerate(sources(self.ranks, self.rank)):
             block = coming.arrived()
             if step + 1 < self.ranks:
                 coming = self._pass_on(block, (source - 1) % self.ranks)
             behind = None if done is None else self._pass_on(done, source)
-            done = [out.new(self.cols[source], carried[0]) for out in outs]
+            done = [output.new(self.cols[source], inputs[0]) for output in outputs]
             show(self.start(self.rank) - self.start(source), tuple(block), done)
             if behind is not None:
-                done = [out.combine(mine, theirs) for out, mine, theirs in zip(outs, done, behind.arrived(), strict=True)]
+                done = [o.combine(mine, theirs) for o, mine, theirs in zip(outputs, done, behind.arrived(), strict=True)]
             del block, behind  # before the next ones take memory
         return self._pass_on(done or [], self.rank).arrived()
 

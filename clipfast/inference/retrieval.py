@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipfast.backends.gemm import TorchGemm, cpu_gemm
+from clipfast.common.dtypes import compute_dtype
+from clipfast.common.limits import DEFAULT_WORKSPACE_BYTES
 from clipfast.losses import arguments as checks
-from clipfast.sweep.pairs import compute_dtype
-from clipfast.sweep.tiling import DEFAULT_WORKSPACE_BYTES, Budget, strips
+from clipfast.sweep.schedule import Budget, strips
 
 Ranks = tuple[Tensor, Tensor]
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from clipfast.losses.functional import clip_loss, info_nce_loss
+from clipfast.losses import clip_loss, info_nce_loss
 
 try:
     from sentence_transformers.base.losses import CachedLossMixin, has_static_embedding_input

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipfast.losses.functional import clip_loss, siglip_loss
+from clipfast.losses import clip_loss, siglip_loss
 
 try:
     from transformers import CLIPModel, SiglipModel

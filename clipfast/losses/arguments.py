@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipfast.backends.registry import FLOATS
-
-REDUCTIONS = ("mean", "sum", "none")
+from clipfast.common.dtypes import FLOATS
 
 
 def features(first: Tensor, second: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor]:
@@ -16,20 +14,22 @@ def features(first: Tensor, second: Tensor, names: tuple[str, str]) -> tuple[Ten
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a tensor of features (rows, width); got {type(x).__name__}")
         if x.dtype not in FLOATS:
-            raise TypeError(f"{name} has dtype {x.dtype}; accepted: {', '.join(str(d) for d in FLOATS)}")
+            raise TypeError(f"{name} must be one of {', '.join(str(d) for d in FLOATS)}; got {x.dtype}")
         if x.dim() != 2:
             raise ValueError(f"{name} must have shape (rows, width); got {tuple(x.shape)}")
         if x.shape[0] == 0 or x.shape[1] == 0:
-            raise ValueError(f"{name} is empty: its shape is {tuple(x.shape)}")
+            raise ValueError(f"{name} must have a row and a column at least; got shape {tuple(x.shape)}")
     if first.shape[1] != second.shape[1]:
-        raise ValueError(f"{names[0]} has width {first.shape[1]} and {names[1]} {second.shape[1]}; they must be equal")
+        raise ValueError(f"{names[1]} must be as wide as {names[0]}, {first.shape[1]}; got width {second.shape[1]}")
     if first.device != second.device:
-        raise ValueError(f"{names[0]} is on {first.device} and {names[1]} on {second.device}; move them to one device")
+        raise ValueError(
+            f"{names[1]} must be on {first.device}, as {names[0]} is; got {second.device}; move them to one device"
+        )
     if first.dtype != second.dtype:
         if not torch.is_autocast_enabled(first.device.type):
             raise TypeError(
-                f"{names[0]} is {first.dtype} and {names[1]} {second.dtype}; cast one of them (outside autocast nothing "
-                "is promoted silently)"
+                f"{names[1]} must be {first.dtype}, as {names[0]} is; got {second.dtype}; cast one of them (outside autocast "
+                "nothing is promoted silently)"
             )
         wide = torch.promote_types(first.dtype, second.dtype)
         return first.to(wide), second.to(wide)
@@ -38,7 +38,7 @@ def features(first: Tensor, second: Tensor, names: tuple[str, str]) -> tuple[Ten
 
 def same_number(first: Tensor, second: Tensor, names: tuple[str, str], advice: str) -> None:
     if first.shape[0] != second.shape[0]:
-        raise ValueError(f"{names[0]} has {first.shape[0]} rows and {names[1]} {second.shape[0]}; {advice}")
+        raise ValueError(f"{names[1]} must have {first.shape[0]} rows, as {names[0]} has; got {second.shape[0]}; {advice}")
 
 
 def number(value: Tensor | float, like: Tensor, name: str) -> Tensor:
@@ -54,11 +54,6 @@ def number(value: Tensor | float, like: Tensor, name: str) -> Tensor:
     return torch.full((), value, dtype=torch.float64, device=like.device)
 
 
-def reduction(value: str) -> None:
-    if value not in REDUCTIONS:
-        raise ValueError(f"reduction={value!r} is unknown; accepted: {', '.join(REDUCTIONS)}")
-
-
 def targets(value: Tensor | None, rows: Tensor) -> None:
     """Shape and dtype only: the values are checked where they are read."""
     if value is None:
@@ -69,4 +64,4 @@ def targets(value: Tensor | None, rows: Tensor) -> None:
     if value.shape != (rows.shape[0],):
         raise ValueError(f"targets must have shape ({rows.shape[0]},), one column for each row; got {tuple(value.shape)}")
     if value.device != rows.device:
-        raise ValueError(f"targets are on {value.device} and the features on {rows.device}; move them to one device")
+        raise ValueError(f"targets must be on {rows.device}, as the features are; got {value.device}; move them to one device")

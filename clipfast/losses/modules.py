@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
-from clipfast.losses.functional import clip_loss, siglip_loss
-from clipfast.operators.connection import across
+from clipfast.losses.clip import clip_loss
+from clipfast.losses.options import RankOptions
+from clipfast.losses.siglip import siglip_loss
+from clipfast.operators.group_operators import group_options
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from typing_extensions import Unpack
 
-SIGLIP_STRATEGIES = {"bidir": "ring", "shift": "ring", "reduce": "gather", "gather": "gather"}
+SIGLIP_STRATEGIES: dict[str, Literal["ring", "gather"]] = {
+    "bidir": "ring",
+    "shift": "ring",
+    "reduce": "gather",
+    "gather": "gather",
+}
 
 
 def _default_group(module: nn.Module, rank: int, world_size: int) -> ProcessGroup:
@@ -39,11 +47,17 @@ def _default_group(module: nn.Module, rank: int, world_size: int) -> ProcessGrou
 class _Loss(nn.Module):
     """What both modules know of the other processes."""
 
-    def __init__(self, rank: int, world_size: int, group: ProcessGroup | None, strategy: str, gradient_reduction: str) -> None:
+    def __init__(self, rank: int, world_size: int, options: RankOptions) -> None:
         super().__init__()
-        across(group, strategy, gradient_reduction)  # raises for what it does not know
-        group = _default_group(self, rank, world_size) if group is None and world_size > 1 else group
-        self.options: dict[str, Any] = {"group": group, "strategy": strategy, "gradient_reduction": gradient_reduction}
+        for name in options:
+            if name not in RankOptions.__annotations__:
+                accepted = ", ".join(RankOptions.__annotations__)
+                raise TypeError(f"{type(self).__name__}() takes no argument {name!r}; beside open_clip's it accepts {accepted}")
+        given: dict[str, Any] = {"group": None, "strategy": "auto", "gradient_reduction": "mean", **options}
+        group_options(**given)  # raises for what it does not know
+        if given["group"] is None and world_size > 1:
+            given["group"] = _default_group(self, rank, world_size)
+        self.options = given
 
 
 class ClipLoss(_Loss):
@@ -52,8 +66,8 @@ class ClipLoss(_Loss):
     ``world_size > 1`` means torch's default process group, ``group`` any other. Every rank's value is the loss of the whole
     batch, and gradients are those of one process on it, with any ``local_loss`` and ``gather_with_grad``. open_clip's values
     with ``local_loss`` are the ranks' parts, whose average this is; its gradients without ``gather_with_grad`` are others
-    (docs/distributed.md). ``cache_labels`` is accepted and has nothing to cache. ``strategy``, ``gradient_reduction``: as in
-    ``clip_loss``.
+    (docs/guides/distributed.md). ``cache_labels`` is accepted and has nothing to cache. ``group``, ``strategy`` and
+    ``gradient_reduction`` are as in ``clip_loss``.
     """
 
     def __init__(
@@ -64,14 +78,11 @@ class ClipLoss(_Loss):
         rank: int = 0,
         world_size: int = 1,
         use_horovod: bool = False,
-        *,
-        group: ProcessGroup | None = None,
-        strategy: str = "auto",
-        gradient_reduction: str = "mean",
+        **options: Unpack[RankOptions],
     ) -> None:
         if use_horovod:
-            raise ValueError("use_horovod=True: Horovod is not supported; use torch.distributed (use_horovod=False)")
-        super().__init__(rank, world_size, group, strategy, gradient_reduction)
+            raise ValueError("use_horovod must be False; got True: Horovod is not supported; use torch.distributed")
+        super().__init__(rank, world_size, options)
 
     def forward(
         self,
@@ -101,15 +112,13 @@ class SigLipLoss(_Loss):
         rank: int = 0,
         world_size: int = 1,
         dist_impl: str | None = None,
-        *,
-        group: ProcessGroup | None = None,
-        strategy: str = "auto",
-        gradient_reduction: str = "mean",
+        **options: Unpack[RankOptions],
     ) -> None:
         if dist_impl is not None and dist_impl not in SIGLIP_STRATEGIES:
-            raise ValueError(f"dist_impl={dist_impl!r} is unknown; accepted: {', '.join(SIGLIP_STRATEGIES)}, or None")
-        chosen = strategy if dist_impl is None else SIGLIP_STRATEGIES[dist_impl]
-        super().__init__(rank, world_size, group, chosen, gradient_reduction)
+            raise ValueError(f"dist_impl must be one of {', '.join(SIGLIP_STRATEGIES)}, or None; got {dist_impl!r}")
+        if dist_impl is not None:
+            options["strategy"] = SIGLIP_STRATEGIES[dist_impl]
+        super().__init__(rank, world_size, options)
         self.dist_impl = dist_impl or "bidir"
 
     def forward(

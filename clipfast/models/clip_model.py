@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipfast.losses.functional import clip_loss, siglip_loss
+from clipfast.losses import clip_loss, siglip_loss
 from clipfast.models.clip_config import ClipConfig
 from clipfast.models.resnet import ModifiedResNet
 from clipfast.models.text_tower import TextTower

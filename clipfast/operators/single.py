@@ -1,8 +1,8 @@
 """Mean losses of a small batch on the CPU: the whole matrix is one tile, taken by two C++ calls (csrc/cpu/single.cpp).
 
-Up to ``registry.SMALL`` logits the calls of a sweep, and of a torch.library operator's autograd, would take longer than
-the arithmetic; there is no memory to save. The mathematics is the sweep's, and so is what it hands over: logits that one
-float32 window does not hold, NaN, infinity, and features that overflow.
+Up to ``limits().single_logits`` the calls of a sweep, and of a torch.library operator's autograd, would take longer than the
+arithmetic; there is no memory to save. The mathematics is the sweep's, and so is what it hands over: logits that one float32
+window does not hold, NaN, infinity, and features that overflow.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clipfast.operators.connection import Across
-from clipfast.operators.ops import ops
+from clipfast.operators.record import Inputs, LossOperators, Options
+from clipfast.operators.registration import DIFFERENTIABLE, ops
+from clipfast.operators.sigmoid_family import SigmoidFamily
+from clipfast.operators.softmax_family import SoftmaxFamily
+from clipfast.sweep.lines import CROSS_ENTROPY
+from clipfast.sweep.targets import other_view
 
 _cpu = torch.ops.clipfast_cpu
 
@@ -27,31 +31,34 @@ class Kind(NamedTuple):
     normalize: bool = False
 
 
-def softmax_mean(rows: Tensor, cols: Tensor | None, scale: Tensor, both: bool, normalize: bool) -> Tensor:
-    """Row i's positive is column i; without ``cols`` the rows are NT-Xent's views."""
-    rows = rows.float()
-    kind = Kind(both=both, views=cols is None, normalize=normalize)
-    return _Mean.apply(rows, None if cols is None else cols.float(), scale, None, kind)
+def serves(loss: LossOperators) -> bool:
+    """Whether the C++ has the loss: sigmoids, or softmaxes whose lines are cross-entropies."""
+    family = loss.family
+    return isinstance(family, SigmoidFamily) or (isinstance(family, SoftmaxFamily) and family.function is CROSS_ENTROPY)
 
 
-def sigmoid_mean(rows: Tensor, cols: Tensor, scale: Tensor, bias: Tensor, normalize: bool) -> Tensor:
-    return _Mean.apply(rows.float(), cols.float(), scale, bias, Kind(sigmoid=True, normalize=normalize))
+def mean(loss: LossOperators, inputs: Inputs, normalize: bool) -> Tensor:
+    """Row i's positive is column i; without columns the rows are NT-Xent's views."""
+    rows, cols, scale, bias, _ = inputs
+    both = isinstance(loss.family, SoftmaxFamily) and loss.family.both
+    kind = Kind(isinstance(loss.family, SigmoidFamily), both, cols is None, normalize)
+    return _Mean.apply(rows.float(), None if cols is None else cols.float(), scale, bias, kind, loss.name)
 
 
 class _Mean(torch.autograd.Function):
     """The gradients come with the loss, for all inputs that want one; ``backward`` only scales them."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, cols: Tensor | None, scale: Tensor, bias: Tensor | None, kind: Kind) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, cols: Tensor | None, scale: Tensor, bias: Tensor | None, kind: Kind, name: str
+    ) -> Tensor:
         if torch.is_autocast_enabled("cpu"):  # it would round the products
             with torch.autocast("cpu", enabled=False):
-                return _Mean.forward(ctx, rows, cols, scale, bias, kind)
-        wants = ctx.needs_input_grad[:4]
+                return _Mean.forward(ctx, rows, cols, scale, bias, kind, name)
+        wants = ctx.needs_input_grad[:DIFFERENTIABLE]
         ctx.save_for_backward(rows, cols, scale, bias)
-        rows = rows.contiguous()
-        right = rows if cols is None else cols.contiguous()
-        results = _single(rows, right, scale, bias, kind, wants)
-        loss, *gradients = results or _swept(rows, cols, scale, bias, kind, wants)
+        inputs = Inputs(rows, cols, scale, bias, None)
+        loss, *gradients = _single(inputs, kind, wants) or _swept(inputs, kind, wants, name)
         ctx.gradients = [g if w else None for g, w in zip(gradients, wants, strict=True)]
         return loss
 
@@ -59,27 +66,28 @@ class _Mean(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pairs = zip(ctx.gradients, ctx.saved_tensors, strict=True)
         if torch.is_grad_enabled():  # through an operator whose own derivative is an error that says so
-            return *(None if g is None else ops.scaled(g, grad, x) for g, x in pairs), None
+            return *(None if g is None else ops.scaled(g, grad, x) for g, x in pairs), None, None
         upstream = float(grad)
-        return *(None if g is None else (g * upstream).to(x.dtype) for g, x in pairs), None
+        return *(None if g is None else (g * upstream).to(x.dtype) for g, x in pairs), None, None
 
 
-def _single(
-    rows: Tensor, cols: Tensor, scale: Tensor, bias: Tensor | None, kind: Kind, wants: tuple[bool, ...]
-) -> tuple[Any, ...] | None:
+def _single(inputs: Inputs, kind: Kind, wants: tuple[bool, ...]) -> tuple[Any, ...] | None:
     """The loss and the gradients of rows, columns, scale and bias; None for what only the sweep serves."""
-    factor, loss, by_scale = float(scale), rows.new_empty(()), rows.new_empty(())
+    rows = inputs.rows.contiguous()
+    cols = rows if inputs.cols is None else inputs.cols.contiguous()
+    scale, bias = float(inputs.scale), inputs.bias
+    loss, by_scale = rows.new_empty(()), rows.new_empty(())
     by_bias = None if bias is None else rows.new_empty(())
     scores = torch.mm(rows, cols.t())
     state = rows.new_empty(3, cols.shape[0], dtype=torch.float64) if any(wants) else None
     if bias is not None:
-        served = _cpu.sigmoid_single.default(scores, rows, cols, factor, float(bias), kind.normalize, loss, state, by_bias)
+        served = _cpu.sigmoid_single.default(scores, rows, cols, scale, float(bias), kind.normalize, loss, state, by_bias)
     else:
-        served = _cpu.softmax_single.default(scores, rows, cols, factor, *kind[1:], loss, state)
+        served = _cpu.softmax_single.default(scores, rows, cols, scale, *kind[1:], loss, state)
     if not served or state is None:
         return (loss, None, None, None, None) if served else None
     by_rows, by_cols = _products(scores, rows, cols, kind, wants)
-    _cpu.finish_single.default(by_rows, by_cols, rows, cols, factor, kind.views, kind.normalize, state, by_scale)
+    _cpu.finish_single.default(by_rows, by_cols, rows, cols, scale, kind.views, kind.normalize, state, by_scale)
     return loss, by_rows, by_cols, by_scale, by_bias
 
 
@@ -93,12 +101,8 @@ def _products(
     return by_rows, torch.mm(w.t(), rows) if want_cols else None
 
 
-def _swept(
-    rows: Tensor, cols: Tensor | None, scale: Tensor, bias: Tensor | None, kind: Kind, wants: tuple[bool, ...]
-) -> tuple[Any, ...]:
-    end = (None, "cpu")
-    if bias is not None:
-        return ops.sigmoid_mean(rows, cols, scale, bias, kind.normalize, *wants, *end, *Across()[:2])
-    partner = torch.arange(rows.shape[0]).roll(rows.shape[0] // 2) if kind.views else None
-    results = ops.softmax_mean(rows, cols, scale, partner, kind.both, kind.normalize, False, *wants[:3], *end)
-    return *results[:4], None
+def _swept(inputs: Inputs, kind: Kind, wants: tuple[bool, ...], name: str) -> tuple[Any, ...]:
+    if kind.views:
+        inputs = inputs._replace(targets=other_view(inputs.rows.shape[0]))
+    options = Options(kind.normalize, False, list(wants), None, "cpu", "", "auto")
+    return getattr(ops, f"{name}_mean")(*inputs, *options)[: 1 + DIFFERENTIABLE]

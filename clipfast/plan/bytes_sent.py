@@ -41,14 +41,6 @@ def few_numbers(problem: Problem) -> int:
     return compared + sweeps * bounds + problem.two_passes + scaled + 1  # the range guard's flag; the share's bound; the loss
 
 
-def blocks(problem: Problem, strategy: str, rank: int) -> tuple[int, ...]:
-    """Columns that a rank sees at once, in order: each rank's, or all of them where they were gathered in equal pieces."""
-    columns = problem.rows_of_ranks
-    if strategy == "ring":
-        return tuple(columns[(rank - step) % problem.ranks] for step in range(problem.ranks))
-    return (sum(columns),) if len(set(columns)) == 1 else columns
-
-
 def handed(problem: Problem, strategy: str, rank: int) -> dict[str, int]:
     """Bytes by kind as ``clipfast.distributed.traffic`` counts them: what a collective is given, what a send sends.
 

@@ -17,10 +17,10 @@ import torch
 from clipfast.backends.gemm import cpu_gemm
 from clipfast.bench.cases import features, fused
 from clipfast.bench.measure import available_bytes, product_rates, step
+from clipfast.common.limits import limits
 from clipfast.plan import operations
 from clipfast.plan.machine import MEASURED, Machine
 from clipfast.plan.problem import Problem
-from clipfast.sweep.tiling import SMALLEST_SIDE
 
 Clock = Callable[[], float]
 RUNS = 5
@@ -77,7 +77,7 @@ def _share(device: str, loss: str, dim: int, dtype: str, rate: float, overhead: 
     problem = Problem(loss, BATCH[device], dim, dtype, device=device, normalize=False)
     inputs = tuple(x.detach().to(device).requires_grad_() for x in features(problem.batch, dim, getattr(torch, dtype)))
     passes = operations.single(problem)
-    took = timed(functools.partial(step, fused(loss, None, None), inputs), device, clock)
+    took = timed(functools.partial(step, fused(loss), inputs), device, clock)
     arithmetic = took - overhead * sum(p.tiles for p in passes)
     return sum(p.operations for p in passes) / rate / max(arithmetic, took / 2)
 
@@ -85,11 +85,13 @@ def _share(device: str, loss: str, dim: int, dtype: str, rate: float, overhead: 
 def _tile_seconds(device: str, loss: str, dtype: torch.dtype, clock: Clock) -> float:
     """From many tiles with next to nothing in them."""
     problem = Problem(loss, OVERHEAD_PAIRS, OVERHEAD_DIM, str(dtype).removeprefix("torch."), device=device, normalize=False)
-    smallest = 2 * SMALLEST_SIDE * (SMALLEST_SIDE + OVERHEAD_DIM) if device == "cpu" else SMALLEST_SIDE**2
+    side = limits().smallest_side
+    smallest = 2 * side * (side + OVERHEAD_DIM) if device == "cpu" else side**2
     workspace = smallest * problem.swept_bytes
     passes = operations.single(Problem(**{**vars(problem), "workspace_bytes": workspace}))
     inputs = tuple(x.detach().to(device).requires_grad_() for x in features(problem.batch, problem.dim, dtype))
-    return timed(functools.partial(step, fused(loss, None, workspace), inputs), device, clock) / sum(p.tiles for p in passes)
+    took = timed(functools.partial(step, fused(loss, workspace_bytes=workspace), inputs), device, clock)
+    return took / sum(p.tiles for p in passes)
 
 
 def _copy_rate(device: str) -> float:

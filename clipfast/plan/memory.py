@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from clipfast.backends.registry import SMALL
 from clipfast.backends.torch_backend import ROWS_AT_ONCE
-from clipfast.plan.bytes_sent import blocks, column_bytes
-from clipfast.plan.operations import kept_logits, kept_room, swept_logits, tile_side
+from clipfast.distributed.blocks import blocks
+from clipfast.plan.bytes_sent import column_bytes
 from clipfast.plan.problem import Problem
-from clipfast.sweep.tiling import longest
-
-VECTOR_BYTES = {"clip": 164, "siglip": 120, "info_nce": 124, "nt_xent": 252}
-"""Of norms, sums, losses and weights for one pair: float64 numbers, counted from the allocations of a step."""
-VECTOR_BYTES_WITHOUT_GRADIENTS = {"clip": 76, "siglip": 112, "info_nce": 68, "nt_xent": 144}
+from clipfast.sweep.schedule import Schedule, longest
 
 
 def single(problem: Problem) -> dict[str, int]:
@@ -30,7 +25,7 @@ def grouped(problem: Problem, strategy: str, rank: int) -> dict[str, int]:
     carried, left = (max(map(sum, kind)) for kind in zip(*column_bytes(problem), strict=True))
     in_flight = min(2, ranks - 1)  # of two ranks each gets one block, and has its own
     held = (in_flight, 3) if strategy == "ring" else (ranks, ranks)
-    swept = blocks(problem, strategy, rank)
+    swept = blocks(strategy, problem.rows_of_ranks, rank)
     return _parts(
         **_own(problem, problem.pairs_of_ranks[rank], whole=len(swept) > 1),
         columns=held[0] * longest_block * carried,
@@ -44,19 +39,19 @@ def _own(problem: Problem, pairs: int, whole: bool) -> dict[str, int]:
     both = 2 * _matrix(problem, pairs)
     stacked = both * problem.given_bytes if problem.symmetric else 0  # NT-Xent's views in one matrix
     widened = both * problem.swept_bytes if problem.swept_bytes != problem.given_bytes else 0
-    vectors = VECTOR_BYTES if problem.trains else VECTOR_BYTES_WITHOUT_GRADIENTS
+    vectors = problem.declared.vector_bytes
     return {
         "features": both * problem.given_bytes,
         "copies": stacked + widened,
         "gradients": _rows_gradient(problem, pairs, whole),
         "rounded": _rounded(problem, pairs),
-        "vectors": pairs * vectors[problem.loss],
+        "vectors": pairs * (vectors.with_gradients if problem.trains else vectors.without),
     }
 
 
 def _rows_gradient(problem: Problem, pairs: int, whole: bool) -> int:
     count = problem.wants_rows * problem.views * _matrix(problem, pairs)
-    at_once = problem.loss == "siglip" or (problem.device == "cpu" and problem.ranks == 1)  # wide until the backward call
+    at_once = not problem.two_passes or (problem.device == "cpu" and problem.ranks == 1)  # wide until the backward call
     if whole or at_once or problem.given_bytes == problem.wide_bytes:
         return count * problem.wide_bytes
     strip = problem.wants_rows * min(pairs, problem.budget.side) * problem.dim  # a strip of rows is rounded when it is done
@@ -65,7 +60,7 @@ def _rows_gradient(problem: Problem, pairs: int, whole: bool) -> int:
 
 def _rounded(problem: Problem, pairs: int) -> int:
     """SigLIP's gradients on a GPU once more, as the backward call rounds them; on the CPU the widened copies took more."""
-    if problem.loss != "siglip" or problem.device == "cpu" or problem.given_bytes == problem.wide_bytes:
+    if problem.two_passes or problem.device == "cpu" or problem.given_bytes == problem.wide_bytes:
         return 0
     return (problem.wants_rows + problem.wants_columns) * _matrix(problem, pairs) * problem.given_bytes
 
@@ -80,24 +75,22 @@ def _matrix(problem: Problem, pairs: int) -> int:
 
 def workspace(problem: Problem, rows: int, columns: tuple[int, ...]) -> int:
     """Kept tiles and temporaries: scores, weights and the products' results on the CPU, a tile of weights on a GPU."""
-    if problem.ranks == 1 and rows * rows <= SMALL:
+    if problem.one_tile:
         return rows * rows * problem.wide_bytes
-    side = tile_side(problem)
-    height, width = longest(rows, side), max(longest(block, side) for block in columns)
+    schedule = problem.schedule(rows, columns)
     if problem.device == "cuda":
-        return height * width * problem.swept_bytes if problem.trains else 0
-    swept = swept_logits(problem) if problem.ranks == 1 else rows * sum(columns)
-    temporaries = _temporaries(problem, height, width, rows, all_kept=kept_logits(problem, rows, columns) == swept)
-    return (kept_room(problem, rows) + temporaries) * problem.swept_bytes
+        return schedule.largest * problem.swept_bytes if problem.trains else 0
+    return (schedule.kept + _temporaries(problem, schedule)) * problem.swept_bytes
 
 
-def _temporaries(problem: Problem, height: int, width: int, rows: int, all_kept: bool) -> int:
+def _temporaries(problem: Problem, schedule: Schedule) -> int:
     """Numbers beside the kept tiles on the CPU."""
-    tile = height * width
+    rows, tile, all_kept = schedule.extent.rows, schedule.largest, schedule.found == schedule.swept
     if problem.dtype == "float64":  # torch.mm, which adds the products up in place, and row-wise float64 temporaries
         return max((1 if all_kept else 2) * tile, 3 * min(rows, ROWS_AT_ONCE) * problem.dim)
     if not problem.trains:
         return 2 * tile
+    height, width = longest(rows, schedule.side), max(longest(block, schedule.side) for block in schedule.extent.blocks)
     return (1 if problem.two_passes and all_kept else 2) * tile + (height + width) * problem.dim
 
 

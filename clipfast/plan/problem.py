@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from clipfast.sweep.pairs import compute_dtype
-from clipfast.sweep.tiling import Budget
+from clipfast.common.dtypes import compute_dtype
+from clipfast.common.limits import limits
+from clipfast.losses.declaration import LOSSES, Loss, named
+from clipfast.sweep.schedule import Budget, Extent, Schedule
 
-LOSSES = ("clip", "siglip", "info_nce", "nt_xent")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 GRADIENTS = ("both", "rows", "columns", "none")
 DEVICES = ("cuda", "cpu")
@@ -34,23 +35,26 @@ class Problem:
     workspace_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        accepted = {"loss": LOSSES, "dtype": DTYPES, "gradients": GRADIENTS, "device": DEVICES}
+        accepted = {"loss": tuple(LOSSES), "dtype": DTYPES, "gradients": GRADIENTS, "device": DEVICES}
         for field, values in accepted.items():
             if getattr(self, field) not in values:
-                raise ValueError(f"{field}={getattr(self, field)!r} is unknown; accepted: {', '.join(values)}")
+                raise ValueError(f"{field} must be one of {', '.join(values)}; got {getattr(self, field)!r}")
         for field in ("batch", "dim", "ranks"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be a whole number above 0; got {getattr(self, field)}")
         if self.ranks > self.batch:
-            raise ValueError(f"{self.batch} pairs cannot be dealt out to {self.ranks} ranks; each needs one pair at least")
+            raise ValueError(f"batch must be at least one pair for each rank; got {self.batch} pairs for {self.ranks} ranks")
         if self.symmetric and self.gradients in ("rows", "columns"):
-            raise ValueError(f"gradients={self.gradients!r}: NT-Xent's two sides are one matrix; pass both or none")
+            raise ValueError(f"gradients must be both or none, as this loss's two sides are one matrix; got {self.gradients!r}")
         self.budget  # noqa: B018  a workspace too small for the width is an error now, not after the counting
 
     @property
+    def declared(self) -> Loss:
+        return named(self.loss)
+
+    @property
     def symmetric(self) -> bool:
-        """NT-Xent: the views are rows and columns."""
-        return self.loss == "nt_xent"
+        return self.declared.symmetric
 
     @property
     def triangle(self) -> bool:
@@ -59,12 +63,12 @@ class Problem:
 
     @property
     def two_passes(self) -> bool:
-        return self.loss != "siglip"
+        return self.declared.two_passes
 
     @property
     def two_directions(self) -> bool:
         """Whether the columns have a softmax of their own."""
-        return self.loss == "clip"
+        return self.declared.both
 
     @property
     def trains(self) -> bool:
@@ -81,7 +85,7 @@ class Problem:
     @property
     def views(self) -> int:
         """Rows of a sample in the matrix of logits."""
-        return 2 if self.symmetric else 1
+        return self.declared.views
 
     @property
     def pairs_of_ranks(self) -> tuple[int, ...]:
@@ -112,3 +116,15 @@ class Problem:
     @property
     def budget(self) -> Budget:
         return Budget(self.workspace_bytes, self.swept_bytes, self.dim, self.device)
+
+    @property
+    def one_tile(self) -> bool:
+        """Whether one process takes the whole matrix as a single tile."""
+        return self.ranks == 1 and (self.views * self.batch) ** 2 <= limits().single_logits
+
+    def schedule(self, rows: int, blocks: tuple[int, ...]) -> Schedule:
+        """Of a sweep of ``rows`` against the columns in ``blocks``, as the loss makes it."""
+        extent = Extent(rows, blocks, self.symmetric, self.ranks == 1)
+        if not self.two_passes:
+            return Schedule.of(extent, self.budget)
+        return Schedule.for_mean(extent, self.budget, one_sided=not self.two_directions, second_pass=self.trains)

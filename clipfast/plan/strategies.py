@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from clipfast.operators.connection import GATHER_BYTES
+import torch
+
+from clipfast.distributed.blocks import blocks, choose
 from clipfast.plan import bytes_sent as traffic
 from clipfast.plan import memory, operations, times
 from clipfast.plan.machine import Machine
@@ -69,8 +71,7 @@ def chosen(problem: Problem) -> str:
     """What ``strategy="auto"`` takes."""
     if problem.ranks == 1:
         return SINGLE
-    gathered = problem.ranks * max(problem.rows_of_ranks) * problem.dim * (problem.given_bytes + problem.wide_bytes)
-    return "gather" if gathered <= GATHER_BYTES else "ring"
+    return choose("auto", problem.rows_of_ranks, problem.dim, getattr(torch, problem.dtype))
 
 
 def fastest(found: list[Plan]) -> Plan | None:
@@ -84,7 +85,7 @@ def _single(problem: Problem, machine: Machine) -> Plan:
 
 
 def _grouped(problem: Problem, machine: Machine, strategy: str) -> Plan:
-    passes = operations.grouped(problem, 0, traffic.blocks(problem, strategy, 0))
+    passes = operations.grouped(problem, 0, blocks(strategy, problem.rows_of_ranks, 0))
     seconds = (times.ring if strategy == "ring" else times.gather)(problem, machine, passes)
     sent, handed = traffic.sent(problem, strategy, 0), traffic.handed(problem, strategy, 0)
     return _plan(strategy, problem.ranks, passes, memory.grouped(problem, strategy, 0), sent, handed, seconds, machine)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from clipfast.sweep.pairs import Pairs, Side
+from clipfast.sweep.features import Features
+from clipfast.sweep.pairs import Pairs, at
+from clipfast.sweep.row_operations import RowFinish, RowOperations
 
-if TYPE_CHECKING:
-    from clipfast.backends.torch_backend import TorchTiles
-
-ROWS_AT_ONCE = 1024  # bounds the temporaries where rows are scattered or narrowed
+FINISHED_ROWS_AT_ONCE = 1024  # bounds the temporaries where rows are scattered or narrowed
 
 
 class Gradients(NamedTuple):
@@ -23,42 +23,46 @@ class Gradients(NamedTuple):
     scale: Tensor | None
 
 
-def positive_logits(pairs: Pairs, ops: TorchTiles) -> Tensor:
+def positive_logits(pairs: Pairs, operations: RowOperations) -> Tensor:
     """Each row's positive logit (M,), accumulated in float64; 0 where the row has no positive."""
-    z = ops.paired_dots(pairs.rows.x, pairs.cols.x, pairs.partner) * pairs.row_factor
-    if pairs.cols.inverse_norm is None:
-        return z
-    return z * _at_partner(pairs.cols.inverse_norm, pairs.partner)
+    partner = pairs.matching.col_of_row
+    z = operations.paired_dots(pairs.rows.x, pairs.cols.x, partner) * pairs.row_scale
+    return z if pairs.cols.inverse_norm is None else z * at(pairs.cols.inverse_norm, partner)
+
+
+def with_norms(pull: Tensor, pairs: Pairs) -> Tensor:
+    """``pull a_i b_t(i)`` (M,) of ``pull``, minus the loss's derivative by each positive logit, and the inverse norms."""
+    if pairs.rows.inverse_norm is None or pairs.cols.inverse_norm is None:
+        return pull
+    return pull * pairs.rows.inverse_norm * at(pairs.cols.inverse_norm, pairs.matching.col_of_row)
 
 
 class Epilogue:
     """Turns the accumulated ``W b`` and ``W^T a`` into gradients of the features in ``dtype``.
 
-    ``pull`` (M,) is minus the loss's derivative by each positive logit; ``alpha`` (0-d) multiplies the accumulators.
+    ``pull`` (M,), with its norms, is read when a strip of rows, or all columns, are finished; until then it may be filled in.
+    ``alpha`` (0-d) multiplies the accumulators.
     """
 
-    def __init__(self, pairs: Pairs, ops: TorchTiles, pull: Tensor, alpha: Tensor, dtype: torch.dtype) -> None:
-        self.pairs, self.ops, self.alpha, self.dtype = pairs, ops, alpha, dtype
+    def __init__(self, pairs: Pairs, operations: RowOperations, pull: Tensor, alpha: Tensor, dtype: torch.dtype) -> None:
+        self.pairs, self.operations, self.pull, self.alpha, self.dtype = pairs, operations, pull, alpha, dtype
         # Added up at once: small pieces kept for each strip would pin the heap between the tiles' temporaries.
         self.row_dots = alpha.new_zeros(())
         self.col_dots = alpha.new_zeros(())
-        if pairs.rows.inverse_norm is not None and pairs.cols.inverse_norm is not None:
-            pull = pull * pairs.rows.inverse_norm * _at_partner(pairs.cols.inverse_norm, pairs.partner)
-        self.pull = pull
 
     def rows(self, grad: Tensor, r: slice, out: Tensor) -> None:
         """Finish rows ``r`` of the gradient from their accumulator ``grad`` into ``out``, which may be the same."""
-        dots = self._finish(grad, r, self.pairs.rows, self.pairs.cols, self.pairs.partner, self.pull, out)
-        self.row_dots += dots.sum()
+        pairs = self.pairs
+        self.row_dots += self._finish(grad, r, (pairs.rows, pairs.cols), pairs.matching.col_of_row, self.pull, out).sum()
 
     def whole_rows(self, grad: Tensor) -> Tensor:
         """All rows that are complete only at the end."""
         return self._narrowed(grad, self.rows)
 
     def whole_cols(self, grad: Tensor) -> Tensor:
-        pairs = self.pairs
-        if pairs.partner is not None and pairs.back is None:
-            self._scatter(grad)
+        matching = self.pairs.matching
+        if matching.col_of_row is not None and matching.row_of_col is None:
+            self._scatter(grad, matching.col_of_row)
             return self._narrowed(grad, self._scattered_cols)
         return self._narrowed(grad, self._cols)
 
@@ -68,37 +72,40 @@ class Epilogue:
         return total / 2 if self.pairs.symmetric else total
 
     def _cols(self, grad: Tensor, r: slice, out: Tensor) -> None:
-        back = self.pairs.back
-        own = self.pull if back is None else self.pull[back.clamp_min(0)]
-        self.col_dots += self._finish(grad, r, self.pairs.cols, self.pairs.rows, back, own, out).sum()
+        pairs, row_of_col = self.pairs, self.pairs.matching.row_of_col
+        pull = at(self.pull, row_of_col)
+        self.col_dots += self._finish(grad, r, (pairs.cols, pairs.rows), row_of_col, pull, out).sum()
 
     def _scattered_cols(self, grad: Tensor, r: slice, out: Tensor) -> None:
         side, one = self.pairs.cols, torch.ones_like(self.alpha)
         projection = None if side.projection is None else side.projection[r]
-        self.col_dots += self.ops.finish_rows(grad, side.x[r], None, None, None, projection, one, self.pairs.scale, out).sum()
+        finish = RowFinish(side.x[r], None, None, None, projection, one, self.pairs.scale)
+        self.col_dots += self.operations.finish_rows(grad, finish, out).sum()
 
     def _finish(
-        self, grad: Tensor, r: slice, side: Side, other: Side, partner: Tensor | None, pull: Tensor, out: Tensor
-    ) -> Tensor:  # fmt: skip
-        alpha = self.alpha if side.outer is None or other.top is None else self.alpha * other.top * side.outer[r]
+        self, grad: Tensor, r: slice, sides: tuple[Features, Features], partner: Tensor | None, pull: Tensor, out: Tensor
+    ) -> Tensor:
+        side, other = sides
+        alpha = self.alpha
+        if side.outer is not None and other.max_inverse_norm is not None:
+            alpha = self.alpha * other.max_inverse_norm * side.outer[r]
         projection = None if side.projection is None else side.projection[r]
         y, mate = (other.x[r], None) if partner is None else (other.x, partner[r])
-        return self.ops.finish_rows(grad, side.x[r], y, mate, pull[r], projection, alpha, self.pairs.scale, out)
+        finish = RowFinish(side.x[r], y, mate, pull[r], projection, alpha, self.pairs.scale)
+        return self.operations.finish_rows(grad, finish, out)
 
-    def _scatter(self, grad: Tensor) -> None:
-        """Several rows may share a column: add up the positives' part row by row (index_put_ adds in a fixed order)."""
-        pairs, partner = self.pairs, self.pairs.partner
-        assert partner is not None
-        alpha = self.alpha
-        if pairs.cols.outer is not None and pairs.rows.top is not None:
-            alpha = (alpha * pairs.rows.top * pairs.cols.outer).unsqueeze(1)
+    def _scatter(self, grad: Tensor, col_of_row: Tensor) -> None:
+        """Several rows may share a column: add up the positives' part row by row."""
+        pairs, alpha = self.pairs, self.alpha
+        if pairs.cols.outer is not None and pairs.rows.max_inverse_norm is not None:
+            alpha = (alpha * pairs.rows.max_inverse_norm * pairs.cols.outer).unsqueeze(1)
         grad.mul_(alpha.to(grad.dtype))
-        for start in range(0, pairs.shape[0], ROWS_AT_ONCE):
-            r = slice(start, start + ROWS_AT_ONCE)
-            pull = self.pull[r].masked_fill(partner[r] < 0, 0.0).to(grad.dtype)
-            grad.index_put_((partner[r].clamp_min(0),), -pull.unsqueeze(1) * pairs.rows.x[r], accumulate=True)
+        for start in range(0, pairs.shape[0], FINISHED_ROWS_AT_ONCE):
+            r = slice(start, start + FINISHED_ROWS_AT_ONCE)
+            pull = self.pull[r].masked_fill(col_of_row[r] < 0, 0.0).to(grad.dtype)
+            grad.index_put_((col_of_row[r].clamp_min(0),), -pull.unsqueeze(1) * pairs.rows.x[r], accumulate=True)
 
-    def _narrowed(self, grad: Tensor, finish) -> Tensor:
+    def _narrowed(self, grad: Tensor, finish: Callable[[Tensor, slice, Tensor], None]) -> Tensor:
         """``finish`` applied to all rows, in place where ``dtype`` is the accumulator's.
 
         A narrower result is packed into the front of the accumulator's own memory, piece by piece in ascending order:
@@ -109,13 +116,9 @@ class Epilogue:
             finish(grad, slice(0, count), grad)
             return grad
         result = grad.view(-1).view(self.dtype)[: count * width].view(count, width)
-        for start in range(0, count, ROWS_AT_ONCE):
-            r = slice(start, min(count, start + ROWS_AT_ONCE))
+        for start in range(0, count, FINISHED_ROWS_AT_ONCE):
+            r = slice(start, min(count, start + FINISHED_ROWS_AT_ONCE))
             piece = torch.empty_like(result[r])
             finish(grad[r], r, piece)
             result[r] = piece
         return result
-
-
-def _at_partner(values: Tensor, partner: Tensor | None) -> Tensor:
-    return values if partner is None else values[partner.clamp_min(0)]

@@ -1,42 +1,40 @@
-"""The sigmoid family (SigLIP) as one sweep: loss and gradients of the negatives tile by tile, positives apart."""
+"""The sigmoid family (SigLIP) in one pass: loss and gradients of the negatives tile by tile, positives apart."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from clipfast.sweep.epilogue import Gradients, positive_logits
-from clipfast.sweep.products import Products, Wanted
+from clipfast.sweep.epilogue import Gradients, positive_logits, with_norms
+from clipfast.sweep.gradient_sums import GradientSums, Wanted
 from clipfast.sweep.softmax_passes import stored_range
-
-if TYPE_CHECKING:
-    from clipfast.sweep.sweep import Sweep, Visit
+from clipfast.sweep.sweep import ColumnBlock, Sweep
+from clipfast.sweep.tile_operations import SigmoidRows
 
 
 def run(
-    sweep: Sweep, bias: Tensor, row_weight: Tensor | None, wanted: Wanted, dtype: torch.dtype
+    sweep: Sweep, bias: Tensor, upstream: Tensor | None, wanted: Wanted, dtype: torch.dtype
 ) -> tuple[Tensor, Gradients, Tensor]:
-    """Each row's ``sum_j -log sigmoid(y_ij z_ij)`` (float64), and the gradients of their sum weighted by ``row_weight``.
+    """Each row's ``sum_j -log sigmoid(y_ij z_ij)`` (float64), and the gradients of their sum weighted by ``upstream``.
 
-    The features' gradients are in ``dtype``; the third result is the bias's. ``row_weight=None`` stands for ones.
+    The features' gradients are in ``dtype``; the third result is the bias's. ``upstream=None`` stands for ones.
     """
     pairs, bias = sweep.pairs, bias.double()
-    loss = torch.zeros_like(pairs.row_factor)
-    weight = torch.zeros_like(loss) if wanted.any else None
-    positive = positive_logits(pairs, sweep.ops) + bias
+    positive = positive_logits(pairs, sweep.backend.rows) + bias
     pull = torch.sigmoid(-positive)
-    share = torch.ones_like(pull) if row_weight is None else row_weight.double()
-    stored, alpha = stored_range(share, sweep)
-    products, workspace = Products(sweep, wanted, pull * share, alpha, dtype), sweep.workspace(sweep.kept(False))
+    weight = torch.ones_like(pull) if upstream is None else upstream.double()
+    stored, alpha = stored_range(weight, sweep)
+    sums = GradientSums(sweep, wanted, with_norms(pull * weight, pairs), alpha, dtype)
+    loss = torch.zeros_like(pairs.row_scale)
+    sigmoid_sum = torch.zeros_like(loss) if wanted.any else None
     factor = stored.to(pairs.dtype).contiguous()  # a sum's gradient is expanded
+    rows, workspace = SigmoidRows(bias, factor, loss, sigmoid_sum), sweep.workspace(sweep.kept())
 
-    def visit(block: Visit) -> None:
-        for tile in sweep.tiles(block.pairs):
-            products.add(block, tile, sweep.ops.sigmoid(block.pairs, tile, bias, factor, loss, weight, workspace))
+    def visit(block: ColumnBlock) -> None:
+        for tile in sweep.tiles(block):
+            sums.add(block, tile, sweep.backend.tiles.sigmoid(block.pairs, tile, rows, workspace))
 
-    cols = sweep.tour(visit, products.outs)
+    cols = sweep.for_each_block(visit, sums.outputs)
     loss += torch.logaddexp(-positive, torch.zeros_like(positive))
-    by_bias = loss.new_zeros(()) if weight is None else ((weight - pull) * share).sum()
-    return loss, products.finish(cols), by_bias
+    by_bias = loss.new_zeros(()) if sigmoid_sum is None else ((sigmoid_sum - pull) * weight).sum()
+    return loss, sums.finish(cols), by_bias

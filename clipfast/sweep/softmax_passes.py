@@ -1,205 +1,157 @@
-"""The softmax family as two sweeps over tiles (CLIP, InfoNCE, NT-Xent).
+"""The softmax family as two passes over tiles (CLIP, InfoNCE, NT-Xent).
 
 Pass 1 sums ``e_ij = exp(z_ij - shift)`` over the *negatives* of each line, with one shift for the whole batch, so that
-partial sums of any tiles simply add. The positives are handled apart in float64, which keeps a converged loss (1e-8)
-and its gradient at full relative precision, where ``logsumexp - positive`` cancels. Pass 2 forms
-``W_ij = e_ij (u_i + v_j)`` tile by tile and multiplies it with the features.
+partial sums of any tiles simply add; lines.py closes them with the positives. Pass 2 forms ``W_ij = e_ij (u_i + v_j)`` tile
+by tile and multiplies it with the features.
 
-A *line* is a row or a column with a softmax of its own: the M rows, then, for CLIP's two directions, the N columns.
-Vectors over lines keep both directions in one piece.
+The shift is a whole number of powers of two, ``shift = shift_log2 * log(2)``. Where one float32 window under it does not hold
+the sums, exact.py takes over.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from clipfast.distributed.exchange import Out
-from clipfast.sweep.epilogue import Gradients, positive_logits
+from clipfast.distributed.exchange import ColumnOutput
+from clipfast.sweep import exact
+from clipfast.sweep.epilogue import Gradients, positive_logits, with_norms
+from clipfast.sweep.gradient_sums import GradientSums, Wanted
+from clipfast.sweep.lines import EXACT, LN2, LineFunction, LineResults, choose_shift, close, line_factor, underflowed
 from clipfast.sweep.pairs import Pairs
-from clipfast.sweep.products import Products, Wanted
-from clipfast.sweep.tiling import Tile
-
-if TYPE_CHECKING:
-    from clipfast.sweep.sweep import Sweep, Visit
-
-EXACT = math.inf  # in place of a shift: the sums came from the exact path, and no tile was kept
-LN2 = math.log(2)
+from clipfast.sweep.schedule import Tile
+from clipfast.sweep.sweep import ColumnBlock, Sweep
+from clipfast.sweep.tile_operations import Backend, ExactLines, LineFactors, PartialSums, Workspace
 
 
-@dataclass
-class Sums:
-    """Pass 1's results in units of exp(shift): sums and, where asked for, largest of the rows and of the columns of ``pairs``.
-
-    A triangle's columns are its rows; where columns have no softmax, ``cols`` is empty.
-    """
-
-    pairs: Pairs
-    rows: list[Tensor]
-    cols: list[Tensor]
-
-    @property
-    def row_sum(self) -> Tensor:
-        return self.rows[0]
-
-    @property
-    def row_best(self) -> Tensor | None:
-        return self.rows[1] if len(self.rows) > 1 else None
-
-    @property
-    def col_sum(self) -> Tensor | None:
-        return self.cols[0] if self.cols else None
-
-    @property
-    def col_best(self) -> Tensor | None:
-        return self.cols[1] if len(self.cols) > 1 else None
-
-    def wants_cols(self, tile: Tile) -> bool:
-        return self.col_sum is not None and self.pairs.feeds_columns(tile)
-
-
-class Shares(NamedTuple):
-    """What pass 2 knows of one side's lines (R,). ``factor``: ``share * exp(shift - lse)`` in the compute dtype.
-
-    For the exact path ``share`` and ``lse`` (float64), which is infinite where there is no share. Columns without a softmax
-    have factors of 0, and nothing for the exact path.
-    """
-
-    factor: Tensor
-    share: Tensor | None = None
-    lse: Tensor | None = None
-
-
-@dataclass
-class Weights:
-    """Pass 2's weights ``W_ij = e_ij (u_i + v_j)``, u and v the factors; pass 1's shift (0-d) is EXACT for the exact path."""
-
-    shift: Tensor
-    rows: Shares
-    cols: Shares
-
-    @classmethod
-    def of(cls, pairs: Pairs, shift: Tensor, share: Tensor, lse: Tensor) -> Weights:
-        """Of the lines' weights in the loss and their log-sum-exps (L,)."""
-        per_line = (cls.factor(pairs, share, lse, shift), share, lse.masked_fill(share == 0, torch.inf))
-        rows, cols = zip(*(pairs.split(values) for values in per_line), strict=True)
-        return cls(shift, Shares(*rows), Shares(rows[0].new_zeros(pairs.shape[1])) if cols[0] is None else Shares(*cols))
-
-    @staticmethod
-    def factor(pairs: Pairs, share: Tensor, lse: Tensor, shift: Tensor) -> Tensor:
-        """``share * exp(shift - lse)`` in the compute dtype."""
-        scaled = share * (shift * LN2 - lse).exp_()
-        if pairs.partner is not None:  # an unpaired line may have no finite log-sum-exp
-            scaled.masked_fill_(share == 0, 0.0)
-        return scaled.to(pairs.dtype)
-
-    def against(self, cols: Shares) -> Weights:
-        """The same rows with other columns."""
-        return self if cols.factor is self.cols.factor else replace(self, cols=cols)
-
-    @cached_property
-    def on_exact_path(self) -> bool:
-        """A look at the shift from the host."""
-        return float(self.shift) == EXACT
-
-
-class Lines(NamedTuple):
-    """What pass 1 tells of each line (L,), float64: its loss, log-sum-exp, positive logit and largest negative.
-
-    A line without a positive has loss and positive 0. ``best`` is None where it was not asked for.
-    """
-
-    shift: Tensor
-    nll: Tensor
-    lse: Tensor
-    positive: Tensor
-    best: Tensor | None
-
-
-def choose_shift(pairs: Pairs, extent: int) -> Tensor:
-    """The smallest shift, in whole base-2 steps, under which no sum of ``extent`` exponentials overflows (0-d float64)."""
-    headroom = math.log(torch.finfo(pairs.dtype).max) - 2 - math.log(extent)
-    return ((pairs.bound - headroom) / LN2).ceil_().clamp_min_(0.0)
-
-
-def underflow(pairs: Pairs, extent: int, shift: Tensor, sums: Tensor) -> Tensor:
-    """Whether a sum is so small that terms of it may have been lost (0-d bool, where the data is)."""
-    info = torch.finfo(pairs.dtype)
-    smallest = extent * info.tiny / info.eps
-    return (-pairs.bound - shift * LN2 < math.log(smallest)) & (sums < smallest).any()
-
-
-def forward(sweep: Sweep, kept: Tensor, best: bool) -> Lines:
-    """Pass 1. ``kept`` receives the exponential tiles that fit; ``best`` asks for the largest negatives."""
+def forward(sweep: Sweep, function: LineFunction, kept: Tensor, maxima: bool) -> LineResults:
+    """Pass 1. ``kept`` receives the exponentials that have a slot; ``maxima`` asks for the largest negatives."""
     pairs = sweep.pairs
-    shift, negatives, largest = _negatives(sweep, kept, best)
-    positive = pairs.to_lines(positive_logits(pairs, sweep.ops))
-    nll, positive, lse = close(negatives, positive, pairs.unpaired_lines())
-    return Lines(shift, nll, lse, positive, largest)
+    shift_log2, negatives, max_negative = _negatives(sweep, kept, maxima)
+    positive = pairs.to_lines(positive_logits(pairs, sweep.backend.rows))
+    loss, lse, positive = close(function, negatives, positive, pairs.unpaired_lines())
+    return LineResults(shift_log2, loss, lse, positive, max_negative)
 
 
-def close(negatives: Tensor, positive: Tensor, unpaired: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the negatives' log-sum-exp and the positive's logit: loss, positive and log-sum-exp of each line."""
-    nll = torch.logaddexp(negatives - positive, torch.zeros_like(positive))  # F.softplus is linear above its threshold
-    lse = positive + nll
-    if unpaired is None:
-        return nll, positive, lse
-    return nll.masked_fill(unpaired, 0.0), positive.masked_fill(unpaired, 0.0), lse.where(~unpaired, negatives)
-
-
-def _negatives(sweep: Sweep, kept: Tensor, best: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _negatives(sweep: Sweep, kept: Tensor, maxima: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """The shift, and each line's log-sum-exp and largest of its negatives."""
     pairs, extent = sweep.pairs, sweep.exchange.extent
-    shift, workspace = choose_shift(pairs, extent), sweep.workspace(kept)
-    rows = [out.new(pairs.shape[0], pairs.row_factor) for out in _results(pairs, best)]
+    shift_log2, workspace = choose_shift(pairs, extent), sweep.workspace(kept)
+    outputs = [ColumnOutput(torch.float64), ColumnOutput(pairs.dtype, largest=True)][: 2 if maxima else 1]
+    rows = [output.new(pairs.shape[0], pairs.row_scale) for output in outputs]
 
-    def visit(block: Visit) -> None:
-        sums = Sums(block.pairs, rows, rows if block.pairs.triangle else block.outs)
-        for tile in sweep.tiles(block.pairs):
-            sweep.ops.exp_sums(block.pairs, tile, shift, sums, workspace)
+    def visit(block: ColumnBlock) -> None:
+        for tile in sweep.tiles(block):
+            cols = (rows if block.pairs.triangle else block.outputs) if block.feeds_columns(tile) else []
+            sweep.backend.tiles.exp_sums(block.pairs, tile, shift_log2, partial_sums(rows, cols), workspace)
 
-    cols = sweep.tour(visit, _results(pairs, best) if pairs.both else ())
-    total, *top = (torch.cat(side) for side in zip(rows, cols, strict=True)) if pairs.both else rows
-    lost = underflow(pairs, extent, shift, total)
-    largest = top[0].double().log_().add_(shift * LN2) if top else None
-    return sweep.ops.guarded(sweep, lost, shift, total.log_().add_(shift * LN2), largest)
+    cols = sweep.for_each_block(visit, outputs if pairs.both else ())
+    total, *largest = (torch.cat(side) for side in zip(rows, cols, strict=True)) if pairs.both else rows
+    flag = underflowed(pairs, extent, shift_log2, total)
+    max_negative = largest[0].double().log_().add_(shift_log2 * LN2) if largest else None
+    return _guarded(sweep, flag, shift_log2, total.log_().add_(shift_log2 * LN2), max_negative)
 
 
-def _results(pairs: Pairs, best: bool) -> list[Out]:
-    """The sums and, where asked for, the largest of the exponentials."""
-    return [Out(torch.float64), Out(pairs.dtype, largest=True)][: 2 if best else 1]
+def partial_sums(rows: list[Tensor], cols: list[Tensor]) -> PartialSums:
+    """Of the rows' and the columns' sums and, where asked for, maxima."""
+    row_sum, row_max, *_ = (*rows, None)
+    col_sum, col_max, *_ = (*cols, None, None)
+    assert row_sum is not None
+    return PartialSums(row_sum, row_max, col_sum, col_max)
+
+
+def _guarded(
+    sweep: Sweep, flag: Tensor, shift_log2: Tensor, negatives: Tensor, max_negative: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Pass 1's results, from the exact path where ``flag``, on any rank, says that one window does not hold them.
+
+    In a group the host looks at the flag even on an accelerator: the exact path exchanges features once more.
+    """
+    device_exact = sweep.backend.device_exact
+    if device_exact is not None and sweep.exchange.ranks == 1:
+        device_exact.replace_underflowed(sweep.pairs, flag, negatives, max_negative)
+        return torch.where(flag, EXACT, shift_log2), negatives, max_negative
+    if not float(sweep.exchange.largest(flag.double())):
+        return shift_log2, negatives, max_negative
+    return torch.full_like(shift_log2, EXACT), *exact.forward(sweep)
+
+
+class Upstream(NamedTuple):
+    """The lines' weights in the loss (L,) float64, and what pass 1 left of them: losses, normalisers, shift, exponentials."""
+
+    weight: Tensor
+    loss: Tensor
+    lse: Tensor
+    shift_log2: Tensor
+    kept: Tensor
 
 
 def backward(
-    sweep: Sweep, wanted: Wanted, share: Tensor, nll: Tensor, lse: Tensor, shift: Tensor, kept: Tensor, consume: bool,
-    dtype: torch.dtype,
-) -> Gradients:  # fmt: skip
-    """Pass 2: the lines' losses weighted by ``share`` (L,), as gradients in ``dtype``. ``consume``: write over ``kept``."""
-    pairs, unpaired = sweep.pairs, sweep.pairs.unpaired_lines()
+    sweep: Sweep, function: LineFunction, upstream: Upstream, wanted: Wanted, overwrite: bool, dtype: torch.dtype
+) -> Gradients:
+    """Pass 2: gradients in ``dtype`` of the lines' weighted losses. ``overwrite``: the weights take the exponentials' place."""
+    pairs, unpaired, weight = sweep.pairs, sweep.pairs.unpaired_lines(), upstream.weight
     if unpaired is not None:
-        share = share.masked_fill(unpaired, 0.0)
-    pull = pairs.sum_of_lines(share * -torch.expm1(-nll))  # 1 - p from -log p, without cancellation
-    share, alpha = stored_range(share, sweep)
-    weights = Weights.of(pairs, shift, share, lse)
-    products, workspace = Products(sweep, wanted, pull, alpha, dtype), sweep.workspace(kept, consume)
+        weight = weight.masked_fill(unpaired, 0.0)
+    pull = pairs.sum_of_lines(weight * function.pull(upstream.loss))
+    weight, alpha = stored_range(weight, sweep)
+    factors = _AllFactors.of(pairs, upstream.shift_log2, weight, upstream.lse)
+    sums = GradientSums(sweep, wanted, with_norms(pull, pairs), alpha, dtype)
+    weigh = _Weigh(sweep.backend, sweep.workspace(upstream.kept, overwrite), upstream.shift_log2)
 
-    def visit(block: Visit) -> None:
-        there = weights.against(Shares(*block.carried))
-        for tile in sweep.tiles(block.pairs):
-            products.add(block, tile, sweep.ops.softmax_weights(block.pairs, tile, there, workspace))
+    def visit(block: ColumnBlock) -> None:
+        there = factors.against(block.inputs)
+        for tile in sweep.tiles(block):
+            sums.add(block, tile, weigh(block.pairs, tile, there))
 
-    carried = tuple(values for values in weights.cols if values is not None)
-    return products.finish(sweep.tour(visit, products.outs, carried))
+    return sums.finish(sweep.for_each_block(visit, sums.outputs, factors.of_columns))
 
 
-def stored_range(share: Tensor, sweep: Sweep) -> tuple[Tensor, Tensor]:
-    """``share`` scaled so that the stored weights fill their dtype whatever gradient comes from above, and what undoes it."""
-    largest = sweep.exchange.largest(share.abs().max())
+def stored_range(weight: Tensor, sweep: Sweep) -> tuple[Tensor, Tensor]:
+    """``weight`` scaled so that the stored weights fill their dtype whatever gradient comes from above, and what undoes it."""
+    largest = sweep.exchange.largest(weight.abs().max())
     gain = 2.0**14 if sweep.pairs.rows.x.dtype == torch.float16 else 1.0  # weights stay within [0, 2]: float16 has room above
     alpha = torch.where(largest > 0, largest, 1.0) / gain
-    return share / alpha, alpha
+    return weight / alpha, alpha
+
+
+class _AllFactors(NamedTuple):
+    """The factors of this rank's rows and own columns, and what of them travels with the columns."""
+
+    shift_log2: Tensor
+    rows: tuple[Tensor, Tensor, Tensor]
+    of_columns: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, pairs: Pairs, shift_log2: Tensor, weight: Tensor, lse: Tensor) -> _AllFactors:
+        """For rows and columns: factor, upstream gradient and log-sum-exp, of which the last two serve the exact path."""
+        per_line = line_factor(pairs, weight, lse, shift_log2), weight, lse.masked_fill(weight == 0, torch.inf)
+        rows, cols = zip(*(pairs.split(values) for values in per_line), strict=True)
+        if cols[0] is None:
+            cols = (rows[0].new_zeros(pairs.shape[1]),)
+        return cls(shift_log2, rows, cols)
+
+    def against(self, cols: tuple[Tensor, ...]) -> LineFactors:
+        """This rank's rows with a block of columns."""
+        u, row_upstream, row_lse = self.rows
+        v, col_upstream, col_lse = (*cols, None, None)[:3]
+        assert v is not None
+        return LineFactors(self.shift_log2, u, v, ExactLines(row_upstream, row_lse, col_upstream, col_lse))
+
+
+class _Weigh:
+    """The weights of a tile: from the fast path, from the exact one, or on a device from whichever the flag there asks for."""
+
+    def __init__(self, backend: Backend, workspace: Workspace, shift_log2: Tensor) -> None:
+        self.backend, self.workspace = backend, workspace
+        self.exact = backend.device_exact is None and float(shift_log2) == EXACT
+
+    def __call__(self, pairs: Pairs, tile: Tile, factors: LineFactors) -> Tensor:
+        if self.exact:
+            return exact.weights(pairs, tile, factors, self.workspace.weights(tile))
+        out = self.backend.tiles.weights(pairs, tile, factors, self.workspace)
+        if self.backend.device_exact is not None:
+            self.backend.device_exact.exact_weights(pairs, tile, factors, out)
+        return out

@@ -6,86 +6,79 @@ next one. While the workspace holds a strip's exponentials, the scores are multi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from clipfast.sweep import softmax_passes as softmax
-from clipfast.sweep.epilogue import Gradients, positive_logits
-from clipfast.sweep.products import Products, Wanted
-from clipfast.sweep.softmax_passes import LN2, Lines, Shares, Sums, Weights
-from clipfast.sweep.tiling import SMALLEST_SIDE, tiles
+from clipfast.sweep import softmax_passes
+from clipfast.sweep.epilogue import Gradients, positive_logits, with_norms
+from clipfast.sweep.gradient_sums import GradientSums, Wanted
+from clipfast.sweep.lines import LN2, LineFunction, LineResults, choose_shift, close, line_factor, underflowed
+from clipfast.sweep.softmax_passes import Upstream, stored_range
+from clipfast.sweep.sweep import ColumnBlock, Sweep
+from clipfast.sweep.tile_operations import LineFactors, PartialSums
 
-if TYPE_CHECKING:
-    from clipfast.sweep.sweep import Sweep, Visit
 
-
-def mean(sweep: Sweep, wanted: Wanted, share: Tensor, best: bool, dtype: torch.dtype) -> tuple[Lines, Gradients]:
-    """The lines, and the gradients in ``dtype`` of the sum of their losses weighted by ``share`` (L,)."""
-    kept = sweep.kept(wanted.any)
-    height = _strip_height(sweep, kept)
-    if height and wanted.any:
-        strips = _Strips(sweep, wanted, share, kept, height, dtype)
-        outs = sweep.tour(strips.visit, strips.products.outs)
-        if not strips.lost:
-            return strips.lines(), strips.products.finish(outs)
-    lines = softmax.forward(sweep, kept, best)
+def mean(
+    sweep: Sweep, function: LineFunction, weight: Tensor, wanted: Wanted, maxima: bool, dtype: torch.dtype
+) -> tuple[LineResults, Gradients]:
+    """The lines, and the gradients in ``dtype`` of the sum of their losses weighted by ``weight`` (L,)."""
+    kept = sweep.kept()
+    if sweep.schedule.by_strips:
+        strips = _Strips(sweep, function, weight, wanted, kept, dtype)
+        outputs = sweep.for_each_block(strips.visit, strips.sums.outputs)
+        if not strips.underflowed:
+            return strips.lines(), strips.sums.finish(outputs)
+        sweep = replace(sweep, schedule=sweep.schedule.in_passes())
+    lines = softmax_passes.forward(sweep, function, kept, maxima)
     if not wanted.any:
         return lines, Gradients(None, None, None)
-    return lines, softmax.backward(sweep, wanted, share, lines.nll, lines.lse, lines.shift, kept, consume=True, dtype=dtype)
-
-
-def _strip_height(sweep: Sweep, kept: Tensor) -> int:
-    """Rows of a strip whose exponentials ``kept`` holds; 0 where whole passes serve better."""
-    pairs, (m, n) = sweep.pairs, sweep.pairs.shape
-    height = min(kept.numel() // n, sweep.side)
-    everything = kept.numel() >= m * n
-    return 0 if pairs.both or pairs.symmetric or everything or height < SMALLEST_SIDE else height
+    upstream = Upstream(weight, lines.loss, lines.lse, lines.shift_log2, kept)
+    return lines, softmax_passes.backward(sweep, function, upstream, wanted, overwrite=True, dtype=dtype)
 
 
 class _Strips:
-    """Both passes strip by strip. ``lost``: one window does not hold a strip's logits, and the results are good for nothing."""
+    """Both passes strip by strip. ``underflowed``: one window does not hold a strip's logits; the results are void."""
 
-    def __init__(self, sweep: Sweep, wanted: Wanted, share: Tensor, kept: Tensor, height: int, dtype: torch.dtype) -> None:
-        pairs = sweep.pairs
-        self.sweep, self.height, self.extent, self.lost = sweep, height, sweep.exchange.extent, False
-        self.shift, self.positive = softmax.choose_shift(pairs, self.extent), positive_logits(pairs, sweep.ops)
-        self.unpaired = torch.zeros_like(share, dtype=torch.bool) if pairs.partner is None else pairs.partner < 0
-        self.share = share.masked_fill(self.unpaired, 0.0)
-        self.stored, alpha = softmax.stored_range(self.share, sweep)
-        self.total = torch.zeros_like(share)
-        self.nll, self.lse = torch.empty_like(share), torch.empty_like(share)
-        factors = (share.new_zeros(count, dtype=pairs.dtype) for count in pairs.shape)
-        self.weights = Weights(self.shift, *(Shares(factor) for factor in factors))
-        pull = torch.ones_like(share)  # multiplied by a strip's own when the strip is complete
-        self.products = Products(sweep, wanted, pull, alpha, dtype)
-        self.workspace = sweep.workspace(kept, consume=True)
+    def __init__(
+        self, sweep: Sweep, function: LineFunction, weight: Tensor, wanted: Wanted, kept: Tensor, dtype: torch.dtype
+    ) -> None:
+        pairs, partner = sweep.pairs, sweep.pairs.matching.col_of_row
+        self.sweep, self.function, self.underflowed = sweep, function, False
+        self.unpaired = torch.zeros_like(weight, dtype=torch.bool) if partner is None else partner < 0
+        self.weight = weight.masked_fill(self.unpaired, 0.0)
+        self.stored, alpha = stored_range(self.weight, sweep)
+        self.total = torch.zeros_like(weight)
+        self.shift_log2, self.positive = choose_shift(pairs, sweep.exchange.extent), positive_logits(pairs, sweep.backend.rows)
+        self.loss, self.lse = torch.empty_like(weight), torch.empty_like(weight)
+        self.u, self.v = (weight.new_zeros(count, dtype=pairs.dtype) for count in pairs.shape)
+        self.norms = with_norms(torch.ones_like(weight), pairs)
+        self.pull = torch.empty_like(weight)  # filled in strip by strip, before the strip's gradient is finished
+        self.sums = GradientSums(sweep, wanted, self.pull, alpha, dtype)
+        self.workspace = sweep.workspace(kept, overwrite=True)
 
-    def visit(self, block: Visit) -> None:
-        everything = tiles(*block.pairs.shape, self.sweep.side, False, self.height)
-        sums = Sums(block.pairs, [self.total], [])
-        for strip in (list(same) for _, same in groupby(everything, key=lambda tile: tile.row0)):
+    def visit(self, block: ColumnBlock) -> None:
+        tiles = self.sweep.backend.tiles
+        factors = LineFactors(self.shift_log2, self.u, self.v)
+        for strip in (list(same) for _, same in groupby(self.sweep.tiles(block), key=lambda tile: tile.row0)):
             for tile in strip:
-                self.sweep.ops.exp_sums(block.pairs, tile, self.shift, sums, self.workspace)
-            self.workspace.rewind()
+                tiles.exp_sums(block.pairs, tile, self.shift_log2, PartialSums(self.total), self.workspace)
             if not self._complete(strip[0].rows):
                 return
             for tile in strip:
-                self.products.add(block, tile, self.sweep.ops.softmax_weights(block.pairs, tile, self.weights, self.workspace))
-            self.workspace.rewind()
+                self.sums.add(block, tile, tiles.weights(block.pairs, tile, factors, self.workspace))
 
     def _complete(self, r: slice) -> bool:
         """What pass 2 needs of rows ``r``, from their sums."""
         pairs, total = self.sweep.pairs, self.total[r]
-        self.lost = bool(softmax.underflow(pairs, self.extent, self.shift, total))
-        self.nll[r], self.positive[r], self.lse[r] = softmax.close(
-            total.log().add_(self.shift * LN2), self.positive[r], self.unpaired[r]
-        )
-        self.weights.rows.factor[r] = Weights.factor(pairs, self.stored[r], self.lse[r], self.shift)
-        self.products.epilogue.pull[r] *= self.share[r] * -torch.expm1(-self.nll[r])
-        return not self.lost
+        self.underflowed = bool(underflowed(pairs, self.sweep.exchange.extent, self.shift_log2, total))
+        negatives = total.log().add_(self.shift_log2 * LN2)
+        self.loss[r], self.lse[r], self.positive[r] = close(self.function, negatives, self.positive[r], self.unpaired[r])
+        self.u[r] = line_factor(pairs, self.stored[r], self.lse[r], self.shift_log2)
+        self.pull[r] = self.norms[r] * (self.weight[r] * self.function.pull(self.loss[r]))
+        return not self.underflowed
 
-    def lines(self) -> Lines:
-        return Lines(self.shift, self.nll, self.lse, self.positive, None)
+    def lines(self) -> LineResults:
+        return LineResults(self.shift_log2, self.loss, self.lse, self.positive, None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from clipfast.losses.functional import clip_loss, siglip_loss
+from clipfast.losses import clip_loss, siglip_loss
 from clipfast.models import CLIP
 from clipfast.training.cached import CachedStep, StepResult
 from clipfast.training.processes import World

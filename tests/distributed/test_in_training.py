@@ -145,7 +145,7 @@ def a_rank_that_fails_in_the_middle(rank: int) -> None:
         value = clipfast.clip_loss(a, b, 10.0, group=group, strategy=strategy)
         with pytest.MonkeyPatch.context() as patch:
             if rank == 1:
-                patch.setattr(TorchTiles, "softmax_weights", _fails)
+                patch.setattr(TorchTiles, "weights", _fails)
             message = "out of memory" if rank else f"on rank 0 of 2 could not finish its {step}: another rank failed, left"
             with pytest.raises(RuntimeError, match=message):
                 value.backward()

@@ -11,7 +11,7 @@ from helpers import LOSSES, Loss, each_loss, error
 from torch import Tensor
 
 import clipfast
-from clipfast.sweep.tiling import MACRO_SIDE
+from clipfast.common.limits import limits
 
 MIB = 2**20
 
@@ -84,7 +84,7 @@ def test_memory_is_the_gradients_and_one_tile(loss: Loss) -> None:
     gradients = 2 * n * d * a.element_size()
     accumulators = 2 * n * d * 4  # float32, for one side or, computed in the forward pass, for both
     views = gradients if loss.name == "nt_xent" else 0
-    tile = 2 * MACRO_SIDE**2
+    tile = 2 * limits().macro_side ** 2
     assert extra <= gradients + accumulators + views + tile + 64 * MIB, f"{(extra - gradients) / MIB:.0f} MiB"
 
 

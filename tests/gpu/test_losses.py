@@ -22,7 +22,8 @@ from helpers import (
 from helpers import run as run_on_cpu
 
 import clipfast
-from clipfast.backends.registry import _WHY_NOT, Call
+from clipfast.backends.declaration import Query
+from clipfast.backends.registry import BACKENDS as DECLARED
 
 BACKENDS = ["triton", "cuda"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -31,7 +32,8 @@ SIZES = [(1, 3, 14.3), (2, 8, 1.0), (33, 17, 14.3), (130, 64, 100.0), (777, 72, 
 
 
 def needs(backend: str, dtype: torch.dtype, d: int) -> None:
-    reason = _WHY_NOT[backend](Call("cuda", dtype, d * dtype.itemsize))
+    declaration = next(found for found in DECLARED if found.name == backend)
+    reason = declaration.why_not(Query("cuda", dtype, d * dtype.itemsize))
     if reason:
         pytest.skip(reason)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clipfast.common.limits import DEFAULT_WORKSPACE_BYTES
 from clipfast.inference.retrieval import recall_at_k, top_k
-from clipfast.sweep import tiling
 
 MIB = 2**20
 SMALL = 2 * 4 * 2 * 64 * (64 + 24)  # the smallest workspace for width 24: tiles of 64
@@ -27,7 +27,7 @@ def test_equal_to_the_dense_matrix(m: int, n: int, k: int, normalize: bool) -> N
     queries, keys = features(m) * 3, features(n, seed=1) * 2
     left, right = ((F.normalize(x, dim=1) if normalize else x).double() for x in (queries, keys))
     dense = left @ right.T
-    for workspace in (SMALL, tiling.DEFAULT_WORKSPACE_BYTES):
+    for workspace in (SMALL, DEFAULT_WORKSPACE_BYTES):
         scores, indices = top_k(queries, keys, k, normalize=normalize, workspace_bytes=workspace)
         assert scores.shape == indices.shape == (m, k)
         assert (scores.dtype, indices.dtype) == (torch.float32, torch.int64)
@@ -70,7 +70,7 @@ def recall_by_hand(similarity: torch.Tensor, answers: list[set[int]], k: int) ->
     return sum(bool(answer & set(row)) for row, answer in zip(ranked, answers, strict=True) if answer) / sum(map(bool, answers))
 
 
-@pytest.mark.parametrize("workspace", [SMALL, tiling.DEFAULT_WORKSPACE_BYTES])
+@pytest.mark.parametrize("workspace", [SMALL, DEFAULT_WORKSPACE_BYTES])
 def test_recall_with_several_texts_per_image(workspace: int) -> None:
     targets = torch.randint(0, 90, (350,), generator=torch.Generator().manual_seed(2))
     targets[targets == 7] = 8  # image 7 has no text
@@ -99,9 +99,9 @@ def test_recall_of_pairs() -> None:
         (lambda x: top_k(x, x, 0), ValueError, r"k must be a whole number in \[1, 6\], as there are 6 to choose from; got 0"),
         (lambda x: top_k(x, x, 7), ValueError, "got 7"),
         (lambda x: top_k(x, x, 2.0), ValueError, "got 2.0"),
-        (lambda x: top_k(x, x[:, :3], 1), ValueError, "queries has width 24 and keys 3"),
+        (lambda x: top_k(x, x[:, :3], 1), ValueError, "keys must be as wide as queries, 24; got width 3"),
         (lambda x: top_k(x, x.double(), 1), TypeError, "cast one of them"),
-        (lambda x: top_k(x, x.long(), 1), TypeError, "keys has dtype torch.int64"),
+        (lambda x: top_k(x, x.long(), 1), TypeError, "keys must be one of .*; got torch.int64"),
         (lambda x: top_k(x, x[0], 1), ValueError, r"keys must have shape \(rows, width\)"),
         (lambda x: top_k(x, x[:0], 1), ValueError, "keys is empty"),
         (lambda x: top_k(x, x, 1, workspace_bytes=100), ValueError, "holds no tile of features 24 wide"),

@@ -9,18 +9,16 @@ import torch
 from helpers import CLIP, HALF, LOSSES, NEEDS_EXTENSION, NT_XENT, SIGLIP, SWEEPS, Loss, each_loss, error, random_pairs
 
 import clipfast
-from clipfast.backends import native, registry
-from clipfast.backends.registry import (
-    AUTO,
-    SINGLE,
-    Call,
-    _choose,
-    _why_not_cpu,
-    _why_not_cuda,
-    _why_not_triton,
-    requested,
-    resolve,
-)
+from clipfast.backends import native, triton_backend
+from clipfast.backends.cpu_backend import CPU
+from clipfast.backends.cuda_backend import CUDA
+from clipfast.backends.declaration import Query
+from clipfast.backends.registry import AUTO, choose, resolve
+from clipfast.backends.triton_backend import TRITON
+from clipfast.losses.clip import CLIP as DECLARED
+from clipfast.losses.dispatch import REFERENCE, SINGLE, Call, route
+from clipfast.losses.options import checked
+from clipfast.operators.record import Inputs
 
 A, B = (x.float() for x in random_pairs(140, 16))
 FEW = B[:139]
@@ -39,15 +37,15 @@ def call(loss: Loss, a, b, scale=10.0, **options):
             A.long(),
             B,
             TypeError,
-            "torch.int64; accepted: torch.float32, torch.float64, torch.bfloat16, torch.float16",
+            "must be one of torch.float32, torch.float64, torch.bfloat16, torch.float16; got torch.int64",
         ),
-        (A, B.to(torch.complex64), TypeError, "has dtype torch.complex64"),
+        (A, B.to(torch.complex64), TypeError, "got torch.complex64"),
         (A[0], B, ValueError, "must have shape (rows, width); got (16,)"),
         (A, B[None], ValueError, "must have shape (rows, width); got (1, 140, 16)"),
-        (A[:0], B, ValueError, "is empty: its shape is (0, 16)"),
-        (A, B[:, :0], ValueError, "is empty: its shape is (140, 0)"),
-        (A, B[:, :8], ValueError, "has width 16 and "),
-        (A, B.to("meta"), ValueError, "on meta; move them to one device"),
+        (A[:0], B, ValueError, "must have a row and a column at least; got shape (0, 16)"),
+        (A, B[:, :0], ValueError, "must have a row and a column at least; got shape (140, 0)"),
+        (A, B[:, :8], ValueError, ", 16; got width 8"),
+        (A, B.to("meta"), ValueError, "got meta; move one of them"),
         (A.double(), B, TypeError, "outside autocast nothing is promoted silently"),
         (A, B.half(), TypeError, "cast one of them"),
     ],
@@ -61,9 +59,9 @@ def test_features_that_are_refused(loss: Loss, a, b, kind: type[Exception], mess
 @pytest.mark.parametrize(
     ("loss", "advice"),
     [
-        (CLIP, "image_features has 140 rows and text_features 139; pass targets (M,) int64"),
-        (SIGLIP, "image_features has 140 rows and text_features 139; the sigmoid loss takes them in pairs"),
-        (NT_XENT, "z1 has 140 rows and z2 139; each sample needs its two views"),
+        (CLIP, "text_features must have 140 rows, as image_features has; got 139; pass targets (M,) int64"),
+        (SIGLIP, "text_features must have 140 rows, as image_features has; got 139; the sigmoid loss takes them in pairs"),
+        (NT_XENT, "z2 must have 140 rows, as z1 has; got 139; each sample needs its two views"),
     ],
     ids=["clip", "siglip", "nt_xent"],
 )
@@ -73,7 +71,7 @@ def test_unequal_numbers_say_what_to_pass(loss: Loss, advice: str) -> None:
 
 
 def test_more_queries_than_keys_need_targets() -> None:
-    with pytest.raises(ValueError, match="140 queries, but only 139 keys; pass targets"):
+    with pytest.raises(ValueError, match="got 139 keys for 140 queries; pass targets"):
         clipfast.info_nce_loss(A, FEW, 1.0)
 
 
@@ -85,9 +83,9 @@ def test_more_queries_than_keys_need_targets() -> None:
         ([0, 1], TypeError, "targets must be an int64 tensor with each row's column; got list"),
         (torch.arange(140).int(), TypeError, "got torch.int32"),
         (torch.arange(139), ValueError, "targets must have shape (140,), one column for each row; got (139,)"),
-        (torch.arange(140).to("meta"), ValueError, "targets are on meta and the features on cpu"),
-        (torch.arange(1, 141), ValueError, "targets[139] is 140: expected a column in [0, 140) or -100"),
-        (torch.arange(140) - 1, ValueError, "targets[0] is -1: expected a column in [0, 140) or -100"),
+        (torch.arange(140).to("meta"), ValueError, "targets must be on cpu, as the features are; got meta"),
+        (torch.arange(1, 141), ValueError, "targets must be columns in [0, 140) or -100; got targets[139] = 140"),
+        (torch.arange(140) - 1, ValueError, "targets must be columns in [0, 140) or -100; got targets[0] = -1"),
     ],
     ids=["list", "int32", "shape", "device", "beyond", "negative"],
 )
@@ -98,7 +96,7 @@ def test_targets_that_are_refused(function, targets, kind: type[Exception], mess
 
 @pytest.mark.parametrize("backend", [*SWEEPS, "reference"])
 def test_two_images_of_one_text_are_refused(backend: str) -> None:
-    with pytest.raises(ValueError, match=r"two rows have the same target.*use info_nce_loss for one direction"):
+    with pytest.raises(ValueError, match=r"targets must name each column once at most.*use info_nce_loss for one direction"):
         clipfast.clip_loss(A, B, 1.0, targets=torch.arange(140).clamp_min(1), backend=backend)
 
 
@@ -109,7 +107,7 @@ def test_all_targets_ignored_is_the_mean_of_nothing(loss: Loss, backend: str) ->
     targets = torch.full((140,), -100)
     a = A.clone().requires_grad_()
     for x in (A, a):
-        with pytest.raises(ValueError, match="every target is -100"):
+        with pytest.raises(ValueError, match="got -100 everywhere"):
             call(loss, x, B, targets=targets, backend=backend)
     total = call(loss, a, B, targets=targets, backend=backend, reduction="sum")
     total.backward()
@@ -136,15 +134,20 @@ def test_scales_that_are_refused(loss: Loss, scale, kind: type[Exception], messa
 
 @each_loss
 def test_reductions_and_workspaces_that_are_refused(loss: Loss) -> None:
-    with pytest.raises(ValueError, match="reduction='avg' is unknown; accepted: mean, sum, none"):
+    with pytest.raises(ValueError, match="reduction must be one of mean, sum, none; got 'avg'"):
         call(loss, A, B, reduction="avg")
-    with pytest.raises(ValueError, match="workspace_bytes=16383 holds no tile of features 16 wide; pass at least 40960"):
+    with pytest.raises(
+        ValueError, match="workspace_bytes must be at least 40960, which one tile of features 16 wide takes; got 16383"
+    ):
         call(loss, A, B, workspace_bytes=16383, backend="torch")
 
 
 @each_loss
 def test_backends_that_are_refused(loss: Loss) -> None:
-    with pytest.raises(ValueError, match="backend='gpu' is unknown; accepted: triton, cuda, cpu, torch, reference, or None"):
+    with pytest.raises(
+        ValueError,
+        match="backend must be one of triton, cuda, cpu, torch, reference, or None to let clipfast choose; got 'gpu'",
+    ):
         call(loss, A, B, backend="gpu")
     with pytest.raises(ValueError, match=r"backend='cpu' cannot run this call: .*Pass backend=None to let clipfast choose"):
         call(loss, A.double(), B.double(), backend="cpu")
@@ -154,39 +157,42 @@ def test_backends_that_are_refused(loss: Loss) -> None:
 def test_every_predicate_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     usable = clipfast.backends()
     assert [name for name in ("cpu", "torch", "reference") if usable[name] is None] == ["cpu", "torch", "reference"]
-    on_gpu = Call("cuda", torch.float32)
-    assert _why_not_cpu(on_gpu) == "it runs on the CPU; the features are on cuda"
-    assert "computes in float32" in _why_not_cpu(Call("cpu", torch.float64))
-    assert _choose(Call("cuda", torch.float64)) == "torch"
+    on_gpu = Query("cuda", torch.float32)
+    assert CPU.why_not(on_gpu) == "it runs on the CPU; the features are on cuda"
+    assert "computes in float32" in CPU.why_not(Query("cpu", torch.float64))
+    assert choose(Query("cuda", torch.float64)) == "torch"
     monkeypatch.setattr(native, "load_error", lambda extension="cpu": "it was not built")
     assert "not available: it was not built" in clipfast.backends()["cpu"]
-    assert "not available: it was not built" in _why_not_cuda(on_gpu)
+    assert "not available: it was not built" in CUDA.why_not(on_gpu)
 
 
 def test_the_predicates_of_the_gpu_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "load_error", lambda extension="cpu": None)
-    monkeypatch.setattr(registry, "_triton_missing", lambda: None)
+    monkeypatch.setattr(triton_backend, "triton_missing", lambda: None)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    half, single = Call("cuda", torch.bfloat16, 64), Call("cuda", torch.float32, 64)
-    assert _why_not_triton(half) is None
-    assert _why_not_cuda(half) is None
-    assert _choose.__wrapped__(half) == "triton"
-    assert _why_not_triton(Call("cpu", torch.bfloat16)) == "it runs on a GPU; the features are on cpu"
-    assert "float64 features need the torch backend" in _why_not_triton(Call("cuda", torch.float64))
-    assert "have 34 bytes, no multiple of 16" in _why_not_cuda(Call("cuda", torch.bfloat16, 34))
-    assert "TF32" in _why_not_cuda(single)
-    monkeypatch.setattr(registry, "_triton_missing", lambda: "Triton is not installed")
-    assert _choose.__wrapped__(half) == "torch"
+    half, single = Query("cuda", torch.bfloat16, 64), Query("cuda", torch.float32, 64)
+    assert TRITON.why_not(half) is None
+    assert CUDA.why_not(half) is None
+    assert choose.__wrapped__(half) == "triton"
+    assert TRITON.why_not(Query("cpu", torch.bfloat16)) == "it runs on a GPU; the features are on cpu"
+    assert "float64 features need the torch backend" in TRITON.why_not(Query("cuda", torch.float64))
+    assert "have 34 bytes, no multiple of 16" in CUDA.why_not(Query("cuda", torch.bfloat16, 34))
+    assert "TF32" in CUDA.why_not(single)
+    monkeypatch.setattr(triton_backend, "triton_missing", lambda: "Triton is not installed")
+    assert choose.__wrapped__(half) == "torch"
 
 
 @NEEDS_EXTENSION
 def test_small_batches_do_without_a_sweep() -> None:
+    def way(rows: torch.Tensor, cols: torch.Tensor, **options) -> str:
+        return route(Call(DECLARED, Inputs(rows, cols, torch.tensor(1.0), None, None), checked("clip_loss", {}, options)))
+
     x = torch.zeros(385, 16)
-    assert requested(None, x[:384], x[:384], plain=True) == SINGLE
-    assert requested(None, x[:384], x[:384], plain=False) == "reference"
-    assert requested(None, x[:384].double(), x[:384].double(), plain=True) == "reference"
-    assert requested(None, x, x[:384], plain=True) == AUTO
-    assert resolve(AUTO, A).name == _choose(Call("cpu", torch.float32))
+    assert way(x[:384], x[:384]) == SINGLE
+    assert way(x[:384], x[:384], reduction="sum") == REFERENCE
+    assert way(x[:384].double(), x[:384].double()) == REFERENCE
+    assert way(x, x[:384]) == AUTO
+    assert resolve(AUTO, A).name == choose(Query("cpu", torch.float32))
     assert resolve(AUTO, A.double()).name == "torch"
 
 
@@ -221,8 +227,8 @@ def test_horovod_is_refused() -> None:
 @each_loss
 def test_the_distributed_arguments(loss: Loss) -> None:
     for wrong, message in (
-        ({"strategy": "tree"}, "strategy='tree' is unknown; accepted: auto, ring, gather"),
-        ({"gradient_reduction": "max"}, "gradient_reduction='max' is unknown; accepted: mean, sum"),
+        ({"strategy": "tree"}, "strategy must be one of auto, ring, gather; got 'tree'"),
+        ({"gradient_reduction": "max"}, "gradient_reduction must be one of mean, sum; got 'max'"),
     ):
         with pytest.raises(ValueError, match=message):
             call(loss, A, B, **wrong)

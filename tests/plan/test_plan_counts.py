@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from helpers import LOSSES, SWEEPS, Loss, counted_products, each_sweep, random_pairs, small_tiles
 from torch.utils.flop_counter import FlopCounterMode
 
-import clipfast.sweep.tiling
+from clipfast.common.limits import using
 from clipfast.plan import operations
 from clipfast.plan.problem import GRADIENTS, Problem
-from clipfast.sweep.sweep import Sweep
 
 SIDES = {"both": (True, True), "rows": (True, False), "columns": (False, True), "none": (False, False)}
 
@@ -45,9 +42,8 @@ each_case = pytest.mark.parametrize(("loss", "gradients"), CASES, ids=lambda val
 def test_operations_are_those_of_the_loss(loss: Loss, gradients: str, backend: str) -> None:
     """Ragged strips; no tile kept, some kept, all kept."""
     for kept in (0, 500, 10**6):
-        with small_tiles(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr(clipfast.sweep.tiling.Budget, "kept_elements", lambda *_, kept=kept: kept)
-            patch.setattr(operations, "SMALL", 0)  # a backend that is named sweeps small batches too
+        # A backend that is named sweeps small batches too.
+        with small_tiles(), using(kept_logits=kept, single_logits=0):
             problem = planned(loss, 33, 8, gradients)
             expected = sum(p.operations for p in operations.single(problem))
             assert counted(loss, problem, backend) == expected, kept
@@ -63,25 +59,26 @@ def test_operations_with_the_tiles_that_the_budget_keeps(loss: Loss, dtype: str)
 
 @each_sweep
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-def test_room_for_a_strip_of_rows(loss: Loss, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_for_a_strip_of_rows(loss: Loss, backend: str) -> None:
     """InfoNCE then computes no score twice; the other losses find some tiles or none."""
-    monkeypatch.setattr(clipfast.sweep.tiling.Budget, "kept_elements", lambda *_: 100_000)
-    problem = planned(loss, 700, 24, "both")
-    assert counted(loss, problem, backend) == sum(p.operations for p in operations.single(problem))
-    if loss.name == "info_nce":
-        assert [p.operations for p in operations.single(problem)] == [2 * 24 * 700**2, 4 * 24 * 700**2]
+    with using(kept_logits=100_000):
+        problem = planned(loss, 700, 24, "both")
+        assert counted(loss, problem, backend) == sum(p.operations for p in operations.single(problem))
+        if loss.name == "info_nce":
+            assert [p.operations for p in operations.single(problem)] == [2 * 24 * 700**2, 4 * 24 * 700**2]
 
 
+@pytest.mark.parametrize("kept", [0, 500, 10**6])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-def test_tiles_are_those_of_the_sweep(loss: Loss) -> None:
-    with small_tiles(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(operations, "SMALL", 0)
+def test_counts_are_those_of_the_schedule_s_tiles(loss: Loss, kept: int) -> None:
+    with small_tiles(), using(kept_logits=kept, single_logits=0):
         problem = planned(loss, 33, 8, "both")
-        triangle = loss.name == "nt_xent"
         rows = problem.views * problem.batch
-        cut = list(clipfast.sweep.tiling.tiles(rows, rows, operations.tile_side(problem), triangle))
-        assert {p.tiles for p in operations.single(problem)} == {len(cut)}
-        assert operations.swept_logits(problem) == sum(tile.shape[0] * tile.shape[1] for tile in cut)
+        schedule = problem.schedule(rows, (rows,))
+        cut = list(schedule.tiles(0))
+        assert {p.tiles for p in operations.single(problem)} == {len(cut)} == {schedule.count}
+        assert schedule.swept == sum(tile.area for tile in cut)
+        assert schedule.found == sum(tile.area for tile in cut if tile.slot is not None)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
@@ -104,11 +101,3 @@ def test_without_a_second_pass_the_published_counts() -> None:
         for name in ("clip", "info_nce", "siglip", "nt_xent")
     }
     assert units == pytest.approx({"clip": 8, "info_nce": 8, "siglip": 6, "nt_xent": 16}, rel=2e-3)
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("triangle", [False, True])
-def test_the_side_of_a_tile_is_the_sweep_s(device: str, triangle: bool) -> None:
-    problem = Problem("nt_xent" if triangle else "clip", 2**16, 512, device=device)
-    sweep = Sweep(SimpleNamespace(triangle=triangle), None, problem.budget, None)  # type: ignore[arg-type]
-    assert operations.tile_side(problem) == sweep.side

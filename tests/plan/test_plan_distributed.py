@@ -17,9 +17,9 @@ from plan_cases import peak_allocated
 from processes import run_processes
 from torch import Tensor
 
-from clipfast.backends import widening
+from clipfast.common.limits import using
+from clipfast.distributed.blocks import blocks
 from clipfast.distributed.traffic import counted, note
-from clipfast.operators import connection as call
 from clipfast.plan import bytes_sent as traffic
 from clipfast.plan import memory, operations, strategies
 from clipfast.plan.problem import DTYPES, GRADIENTS, Problem
@@ -92,7 +92,7 @@ def check_counts(problem: Problem, strategy: str, rank: int) -> None:
     if strategy == "gather":
         collectives = sum(kind in ("gather", "reduce_scatter") for kind in exchanges)
         assert collectives == sum(len(p.carried + p.left) for p in traffic.column_bytes(problem))
-    planned = operations.grouped(problem, rank, traffic.blocks(problem, strategy, rank))
+    planned = operations.grouped(problem, rank, blocks(strategy, problem.rows_of_ranks, rank))
     assert 2 * sum(products.values()) == sum(p.operations for p in planned), (problem, strategy)
 
 
@@ -100,11 +100,10 @@ def check_auto(problem: Problem, rank: int) -> None:
     """On both sides of the limit."""
     gathered = problem.ranks * max(problem.rows_of_ranks) * problem.dim * (problem.given_bytes + problem.wide_bytes)
     for limit, taken in ((gathered, "gather"), (gathered - 1, "ring")):
-        call.GATHER_BYTES = strategies.GATHER_BYTES = limit
-        with counted() as found:
+        with using(gathered_bytes=limit), counted() as found:
             step(problem, "auto", features(problem, rank))
+            assert strategies.chosen(problem) == taken
         assert taken in found.sent
-        assert strategies.chosen(problem) == taken
 
 
 def test_memory(tmp_path: Path) -> None:
@@ -112,11 +111,11 @@ def test_memory(tmp_path: Path) -> None:
 
 
 def peaks(rank: int) -> None:
-    widening.REUSED_BYTES = 0  # copies for this call alone, so that they are seen
-    for loss, strategy in itertools.product(LOSSES, traffic.STRATEGIES):
-        check_peak(Problem(loss.name, 3 * 384, 256, "float32", 3, device="cpu", workspace_bytes=2**20), strategy, rank)
-    for strategy in traffic.STRATEGIES:
-        check_peak(Problem("clip", 3 * 384, 256, "bfloat16", 3, device="cpu", workspace_bytes=2**20), strategy, rank)
+    with using(reused_bytes=0):  # copies for this call alone, so that they are seen
+        for loss, strategy in itertools.product(LOSSES, traffic.STRATEGIES):
+            check_peak(Problem(loss.name, 3 * 384, 256, "float32", 3, device="cpu", workspace_bytes=2**20), strategy, rank)
+        for strategy in traffic.STRATEGIES:
+            check_peak(Problem("clip", 3 * 384, 256, "bfloat16", 3, device="cpu", workspace_bytes=2**20), strategy, rank)
 
 
 def check_peak(problem: Problem, strategy: str, rank: int) -> None:

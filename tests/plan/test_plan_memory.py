@@ -7,7 +7,7 @@ import torch
 from helpers import LOSSES, Loss, random_pairs
 from plan_cases import peak_allocated
 
-from clipfast.backends.widening import REUSED_BYTES
+from clipfast.common.limits import limits
 from clipfast.plan import memory
 from clipfast.plan.problem import Problem
 
@@ -44,9 +44,9 @@ def test_the_peak_of_a_step(loss: Loss, n: int, d: int, workspace: int | None, d
 
 @each_loss
 def test_half_precision_is_widened(loss: Loss) -> None:
-    """More than is kept for the next call (REUSED_BYTES), so that the copies are allocations of the step."""
+    """More than is kept for the next call (``reused_bytes``), so that the copies are allocations of the step."""
     n, d = 4096, 320
-    assert 2 * n * d * 4 > REUSED_BYTES
+    assert 2 * n * d * 4 > limits().reused_bytes
     problem = Problem(loss.name, n, d, "bfloat16", device="cpu", workspace_bytes=2**22)
     assert 0.95 < measured(loss, problem) / planned(problem) < 1.05
 

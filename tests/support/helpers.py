@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import clipfast
-from clipfast.backends.registry import tile_operations
+from clipfast.backends.registry import backend as backend_named
+from clipfast.common.limits import using
 from clipfast.sweep import exact as exact_path
-from clipfast.sweep import tiling
 
 HALF = (torch.bfloat16, torch.float16)
 NEEDS_EXTENSION = pytest.mark.skipif(
@@ -123,9 +123,7 @@ def assert_close(got: Result, want: Result, value: float, grad: float) -> None:
 @contextmanager
 def small_tiles(side: int = 8) -> Iterator[None]:
     """Tiles of ``side`` instead of 1024, so that 33 rows make five ragged strips."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiling, "TILE_SIDE", side)
-        patch.setattr(tiling, "SMALLEST_SIDE", side)
+    with using(tile_side=side, smallest_side=side):
         yield
 
 
@@ -148,7 +146,7 @@ def exact_path_calls() -> Iterator[list[str]]:
 @contextmanager
 def counted_products(backend: str) -> Iterator[dict[str, int]]:
     """Multiply-adds of each of a tile's three products while the context is open."""
-    gemm = tile_operations(backend).gemm
+    gemm = backend_named(backend).products
     counts = {"scores": 0, "add_rows": 0, "add_cols": 0}
 
     def counting(name: str, function: Callable) -> Callable:

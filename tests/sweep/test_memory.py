@@ -11,7 +11,9 @@ import pytest
 import torch
 from helpers import CLIP, LOSSES, Loss, each_sweep, error, random_pairs
 
-from clipfast.sweep import tiling
+from clipfast.common.limits import limits
+from clipfast.sweep.schedule import Budget, Extent, Schedule
+from clipfast.sweep.tile_operations import Workspace
 
 MIB = 2**20
 FEATURES = 16_384 * 512 * 4
@@ -108,20 +110,20 @@ def test_the_smallest_workspace_gives_the_same_result(loss: Loss, backend: str) 
 def test_the_budget_is_divided_within_its_bound() -> None:
     for workspace in (2**18, 2**22, 2**26, 2**28):
         for width in (1, 64, 256):
-            budget = tiling.Budget(workspace, 4, width)
+            budget = Budget(workspace, 4, width)
             side = budget.side
-            assert 64 <= side <= tiling.TILE_SIDE
+            assert 64 <= side <= limits().tile_side
             assert side % 64 == 0
             assert 4 * 2 * side * (side + width) <= workspace
-    with pytest.raises(ValueError, match="workspace_bytes=100 holds no tile of features 8 wide; pass at least 36864"):
-        tiling.Budget(100, 4, 8)
+    message = "workspace_bytes must be at least 36864, which one tile of features 8 wide takes; got 100"
+    with pytest.raises(ValueError, match=message):
+        Budget(100, 4, 8)
 
 
 def test_pass_2_finds_the_tiles_that_pass_1_kept() -> None:
     """Ragged tiles in memory for 100 elements: the same ones in both passes, though a smaller one would fit later."""
-    shape, kept = (20, 20), torch.zeros(100)
-    first, second = (tiling.Workspace(kept, 7 * 7) for _ in range(2))
-    cut = list(tiling.tiles(*shape, 8, False))
-    placed = [first.place(tile)[1] for tile in cut]
-    assert placed == [second.find(tile)[0] is not None for tile in cut]
-    assert sum(placed) == 2
+    schedule = Schedule(Extent(20, (20,)), side=8, height=8, kept=100, exact_side=8)
+    kept = [tile for tile in schedule.tiles(0) if tile.slot is not None]
+    assert [(tile.slot, tile.area) for tile in kept] == [(0, 36), (36, 42)]
+    workspace = Workspace(torch.zeros(1), torch.arange(100.0), schedule.largest)
+    assert all(workspace.kept(tile)[0, 0] == tile.slot for tile in kept)

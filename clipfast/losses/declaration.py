@@ -1,0 +1,106 @@
+"""What a loss declares about itself, once. Everything else that the project knows of a loss is read from here.
+
+The public function's checks and dispatch, the torch operators, the cases of ``bench``, the choices of the commands, the
+entries of ``plan`` and the table of the documentation all come from a ``Loss``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from clipfast.operators.record import LossOperators
+from clipfast.operators.registration import register
+from clipfast.operators.sigmoid_family import SigmoidFamily
+from clipfast.operators.softmax_family import SoftmaxFamily
+
+
+class VectorBytes(NamedTuple):
+    """Of norms, sums, losses and weights for one pair: float64 numbers, counted from the allocations of a step."""
+
+    with_gradients: int
+    without: int
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss of the catalogue. ``a``, ``b``: the features of both sides as a caller has them, (N, D) each.
+
+    ``name``: of the operators and choices; the public function is ``NAME_loss``. ``summary``: one line for tables.
+    ``sides``: the names of the two feature arguments. ``family``: what a line is made of, and in how many directions.
+    ``dense(z, targets)``: the definition, each line's loss from the matrix of logits (M, N); rows' first, then columns'.
+    ``textbook(a, b, scale)``: the expression that users write, with the mean; ``bench`` compares with it.
+    ``fused(a, b, scale, **options)``: the same by the public function. ``views``: rows of the matrix for one pair; with two,
+    both sides' features are rows and columns of one symmetric matrix. ``defaults``: options that differ from the common ones.
+    """
+
+    name: str
+    summary: str
+    sides: tuple[str, str]
+    family: SoftmaxFamily | SigmoidFamily
+    dense: Callable[[Tensor, Tensor | None], Tensor]
+    textbook: Callable[[Tensor, Tensor, Tensor], Tensor]
+    fused: Callable[..., Tensor]
+    vector_bytes: VectorBytes
+    views: int = 1
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def operators(self) -> LossOperators:
+        return LossOperators(self.name, self.family)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the columns are the rows themselves."""
+        return self.views == 2
+
+    @property
+    def two_passes(self) -> bool:
+        """Whether the weights are known only when all exponentials have been summed."""
+        return isinstance(self.family, SoftmaxFamily)
+
+    @property
+    def both(self) -> bool:
+        """Whether the columns have softmaxes of their own."""
+        return isinstance(self.family, SoftmaxFamily) and self.family.both
+
+    @property
+    def least_products(self) -> int:
+        """Operations of forward and backward in units of N^2 D, at least: scores, two gradients, and scores again in pass 2.
+
+        One direction alone needs no second product of the scores, and of a symmetric matrix one triangle is enough.
+        """
+        if self.symmetric:
+            return 4 * self.views**2
+        return 8 if self.both else 6
+
+
+LOSSES: dict[str, Loss] = {}
+
+
+def declare(loss: Loss) -> Loss:
+    """Enter ``loss`` into the catalogue and define its operators. ValueError for a name that is taken."""
+    if loss.name in LOSSES:
+        raise ValueError(f"the name of a loss must be new; got {loss.name!r}, which is declared already")
+    register(loss.operators)
+    LOSSES[loss.name] = loss
+    return loss
+
+
+def named(name: str) -> Loss:
+    """The loss ``name``; ValueError with the accepted names."""
+    if name not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {name!r}")
+    return LOSSES[name]
+
+
+def table() -> str:
+    """The catalogue as a table in Markdown, which docs/losses/index.md holds."""
+    rows = [
+        f"| [`{loss.name}_loss`]({loss.name}.md) | {loss.summary} | {', '.join(loss.sides)} | {loss.least_products}·N²·D |"
+        for loss in LOSSES.values()
+    ]
+    return "\n".join(["| function | loss | features | operations, at least |", "|---|---|---|---|", *rows])

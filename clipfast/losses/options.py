@@ -1,0 +1,114 @@
+"""The arguments that all losses take: declared, documented and checked once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
+
+from clipfast.operators.group_operators import GroupOptions, group_options
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Reduction = Literal["mean", "sum", "none"]
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class RankOptions(TypedDict, total=False):
+    """How the ranks of a process group share a loss; described in ``DESCRIPTIONS``."""
+
+    group: ProcessGroup | None
+    strategy: Literal["auto", "ring", "gather"]
+    gradient_reduction: Literal["mean", "sum"]
+
+
+class LossOptions(RankOptions, total=False):
+    """The keyword arguments of every loss; described in ``DESCRIPTIONS``."""
+
+    normalize: bool
+    reduction: Reduction
+    backend: str | None
+    workspace_bytes: int | None
+
+
+DEFAULTS: dict[str, Any] = {
+    "normalize": False,
+    "reduction": "mean",
+    "backend": None,
+    "workspace_bytes": None,
+    "group": None,
+    "strategy": "auto",
+    "gradient_reduction": "mean",
+}
+
+DESCRIPTIONS = {
+    "normalize": "Divide each row by its Euclidean norm as F.normalize does, inside the loss, without a normalised copy.",
+    "reduction": '"mean" over the lines that have a positive, "sum", or "none" for the losses themselves.',
+    "backend": "One of clipfast.backends(); None chooses the fastest that runs.",
+    "workspace_bytes": "Bound of the extra memory beside the gradients, in bytes; None: 64 MiB on the CPU, one tile on a GPU.",
+    "group": """A torch.distributed process group whose ranks call the loss together, each with its own part of the batch, of
+        any size; row i still belongs to column i of the same rank, and targets to columns of the same rank. With "mean" and
+        "sum" every rank gets the value for the batch of all ranks; "none" gives the losses of its own rows. Gradients are
+        those of the sum of the values on all ranks, which after the averaging of DDP or FSDP are one process's on the whole
+        batch. Scale, bias and all options must be the same on all ranks. Raises RuntimeError where a rank fails or does not
+        come.""",
+    "strategy": """How columns travel in a group: "ring" passes them round, O(n D) memory on each rank; "gather" collects
+        them, O(N D); "auto" gathers up to 256 MiB (docs/guides/distributed.md).""",
+    "gradient_reduction": """How the wrapper around the model reduces gradients: "mean" as DDP and FSDP do, or "sum", which
+        counts a value that all ranks share once.""",
+}
+
+COMMON = """
+    Features are (rows, width) in float32, float64, bfloat16 or float16, both sides of one dtype (under autocast the narrower
+    is promoted), contiguous or not. The scale multiplies the similarities: a float, or a tensor with one element. Losses are
+    float32, or float64 for float64 features. Gradients flow to the features and to every tensor scale and bias that asks for
+    them; what is not asked for is not computed. Raises ValueError or TypeError for what cannot be served.
+"""
+
+
+class Checked(NamedTuple):
+    """The options of one call, with the loss's own defaults."""
+
+    normalize: bool
+    reduction: str
+    backend: str | None
+    workspace_bytes: int | None
+    ranks: GroupOptions
+
+
+def checked(name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Checked:
+    """``given`` to the function ``name``, in place of ``defaults`` where it says something."""
+    for option in given:
+        if option not in DEFAULTS:
+            raise TypeError(f"{name}() takes no argument {option!r}; beside its own it accepts {', '.join(DEFAULTS)}")
+    chosen = {**DEFAULTS, **defaults, **given}
+    if chosen["reduction"] not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {chosen['reduction']!r}")
+    ranks = group_options(chosen["group"], chosen["strategy"], chosen["gradient_reduction"])
+    return Checked(chosen["normalize"], chosen["reduction"], chosen["backend"], chosen["workspace_bytes"], ranks)
+
+
+def documented(defaults: Mapping[str, Any]) -> Callable[[Function], Function]:
+    """Complete a loss's docstring and signature with the options, as ``help`` and editors show them."""
+
+    def complete(function: Function) -> Function:
+        values = {**DEFAULTS, **defaults}
+        lines = [f"    ``{name}`` (default {values[name]!r}): {text}" for name, text in DESCRIPTIONS.items()]
+        function.__doc__ = f"{function.__doc__}{COMMON}\n    Options:\n\n" + "\n".join(lines) + "\n"
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        hints = LossOptions.__annotations__
+        named = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=values[name], annotation=_text(hints[name]))
+            for name in DESCRIPTIONS
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *named])  # type: ignore[attr-defined]
+        return function
+
+    return complete
+
+
+def _text(hint: Any) -> str:
+    return getattr(hint, "__forward_arg__", hint)
