@@ -29,9 +29,9 @@ from clipfast.demo.demo_config import write_config
 from clipfast.demo.demo_run import check_installed
 from clipfast.demo.icons import FOLDERS, HELD_OUT, TRAINING_STYLES, Icons, load_icons
 from clipfast.models.checkpoints import read_state_dict
-from clipfast.training.command import configured
-from clipfast.training.engine import train
-from clipfast.training.log import read_log
+from clipfast.training.records.run_log import read_log
+from clipfast.training.run.engine import train
+from clipfast.training.settings.toml_and_flags import configured
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
