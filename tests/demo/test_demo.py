@@ -21,8 +21,7 @@ from PIL import Image
 
 import clipfast
 from clipfast.common.files import write_atomically
-from clipfast.demo import DemoResult
-from clipfast.demo import demo_run as run
+from clipfast.demo import DemoResult, run
 from clipfast.demo import icons as icons_module
 from clipfast.demo.dataset import caption, write_dataset
 from clipfast.demo.demo_config import write_config
