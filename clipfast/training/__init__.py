@@ -1,8 +1,8 @@
 """Training: gradient caching for any loop (docs/training.md), and whole runs (docs/training_command.md).
 
-Its rooms, top to bottom; each imports only from those below it:
+Its rooms, top to bottom; each imports only from the rooms below it:
 
-run, records, checkpointing, step, caching, settings, processes
+    run, records, checkpointing, step, caching, settings, processes
 """
 
 from clipfast.training.caching.cached_step import CachedStep, StepResult

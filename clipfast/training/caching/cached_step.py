@@ -46,8 +46,8 @@ class CachedStep:
     the loss.
 
     ``towers``: modules or functions, one for each input; each takes a batch (rows first: a tensor, or dicts, tuples and
-    lists of tensors) and returns features (rows, width) in any such structure, and beside them single numbers, such as a
-    scale, if it likes. A tower whose features need no gradient is encoded once.
+    lists of tensors) and returns features (rows, width) in any such structure, optionally with single numbers beside them,
+    such as a scale. A tower whose features need no gradient encodes the batch once.
     ``loss``: a function of the towers' outputs that returns a scalar, or a dict of such functions, whose sum is minimised.
     ``chunk_size``: how many rows are encoded at once; one number, or one for each tower.
     ``scaler``: a GradScaler, whose scale multiplies the losses; its ``step`` and ``update`` are left to the training loop.

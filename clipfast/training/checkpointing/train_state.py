@@ -51,7 +51,7 @@ class Progress:
         if len(self.named) < MAX_NAMED:
             self.named.setdefault(where, why)
 
-    def evaluated(self, metrics: dict[str, float]) -> None:
+    def set_metrics(self, metrics: dict[str, float]) -> None:
         self.metrics = metrics
 
 

@@ -127,7 +127,7 @@ def _evaluate(run: Run, state: TrainState, record: RunRecord) -> None:
     record.gather_skipped()
     if run.world.first:
         with record.speed.pause():
-            state.progress.evaluated(evaluate(state, run.config.evaluation, run.tokenize))
+            state.progress.set_metrics(evaluate(state, run.config.evaluation, run.tokenize))
         record.write("evaluation", **state.progress.metrics)
 
 

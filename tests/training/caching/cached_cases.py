@@ -54,7 +54,7 @@ def gradients(module: nn.Module) -> dict[str, Tensor | None]:
 def plain(
     module: nn.Module, towers: Sequence[Callable], loss: Callable[..., Tensor], inputs: Sequence[Any], chunk: int, seed: int = 1
 ) -> tuple[Tensor, dict[str, Tensor | None]]:
-    """The uncached step, which draws its random numbers chunk by chunk too: everything has its graph at once."""
+    """The uncached step, with all graphs in memory at once; it draws its random numbers chunk by chunk too."""
     module.zero_grad()
     torch.manual_seed(seed)
     features = [torch.cat([tower(part) for part in x.split(chunk)]) for tower, x in zip(towers, inputs, strict=True)]

@@ -51,7 +51,7 @@ def averaged(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def same_bits_as_ddp(inputs: tuple[Tensor, Tensor]) -> None:
-    """A chunk that holds the batch, dropout on; two steps, since DDP arranges its buckets anew after the first."""
+    """One chunk holds the batch, dropout on; two steps, since DDP rearranges its buckets after the first."""
     model, ddp = new()
     step = CachedStep([ddp], whole, 100)
     for seed in (1, 2):
@@ -65,7 +65,7 @@ def same_bits_as_ddp(inputs: tuple[Tensor, Tensor]) -> None:
 
 
 def one_graph(model: Pair, inputs: tuple[Tensor, Tensor], chunk: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """As ``plain``, with both towers encoding a chunk before the next, as one module draws its random numbers."""
+    """As ``plain``, but both towers encode a chunk before the next one: the order in which one module uses random numbers."""
     model.zero_grad()
     torch.manual_seed(seed)
     parts = [model(both) for both in zip(*(x.split(chunk) for x in inputs), strict=True)]
@@ -107,7 +107,7 @@ def one_batch_of_all_ranks(rank: int) -> None:
 
 
 def towers_apart(inputs: tuple[Tensor, Tensor]) -> None:
-    """Each tower in its own DDP, called by functions; the scale is nobody's, and stays local."""
+    """Each tower in its own DDP, called by functions; the scale belongs to none of them, and its gradient stays local."""
     model, _ = new()
     image, text = DistributedDataParallel(model.image), DistributedDataParallel(model.text)
     step = CachedStep([lambda x: 1 * image(x), lambda x: 1 * text(x)], model.loss, [4, 6])
@@ -130,7 +130,7 @@ def shared_tower(inputs: tuple[Tensor, Tensor]) -> None:
 
 
 def scale_outside_forward(inputs: tuple[Tensor, Tensor]) -> None:
-    """DDP must see every parameter in the pass that exchanges, or be told to look for those that it does not see."""
+    """DDP must see every parameter in the pass that exchanges gradients, or be told to look for unused ones."""
 
     class Features(Pair):
         def forward(self, batch):
@@ -190,8 +190,8 @@ def test_fsdp2(tmp_path: Path):
 
 
 def fsdp_cases(rank: int) -> None:
-    """Weights and gradients live in shards; between chunks gradients are not exchanged."""
-    inputs = pairs(20 - rank, seed=rank)  # as many chunks in both, for each forward pass gathers the weights
+    """Weights and gradients are sharded; between chunks gradients are not exchanged."""
+    inputs = pairs(20 - rank, seed=rank)  # as many chunks in both, because each forward pass gathers the weights
     model, _ = new()
     want = plain(model, [model.image, model.text], lambda a, b: fused(a, b, 3.0), inputs, 4)
     used = averaged({name: g for name, g in want[1].items() if g is not None})

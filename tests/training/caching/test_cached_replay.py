@@ -86,7 +86,7 @@ def test_graphs_are_built_once_for_each_chunk_and_one_more(model: Pair):
 
 
 def test_buffers_that_change_features_are_replayed(model: Pair):
-    """Each chunk meets the buffer that it met the first time; modules of functions are found in their closures."""
+    """Each chunk finds the value that the buffer had in its first encoding; closures of functions are searched for modules."""
 
     class Counted(nn.Module):
         def __init__(self) -> None:

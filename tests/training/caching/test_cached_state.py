@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def saved_peak(n: int, chunk: int) -> int:
-    """The most bytes that autograd holds at once of what the towers saved, parameters left out."""
+    """The most bytes that autograd holds at once for the towers' backward passes, without parameters."""
     model = Pair(dropout=0.1, dtype=torch.float32)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     held, peak = 0, 0

@@ -20,7 +20,7 @@ Side = namedtuple("Side", "values weight")
 @pytest.mark.parametrize(("n", "chunk"), [(33, 33), (33, 50), (33, 17), (34, 17), (1, 1), (1, 4), (2, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_same_bits_with_dropout(n: int, chunk: int, dtype: torch.dtype):
-    """One or two chunks: sums of two numbers have no order."""
+    """One or two chunks: a sum of two numbers is the same in either order."""
     torch.manual_seed(0)
     model, inputs = Pair(dtype=dtype), pairs(n, dtype)
     want = plain(model, towers(model), model.loss, inputs, chunk)
@@ -147,7 +147,7 @@ def test_autocast_is_as_around_a_plain_step(chunk: int):
     model, inputs = Pair(dtype=torch.float32), pairs(8, torch.float32)
     model.zero_grad()
     torch.manual_seed(1)
-    # Without the cache each chunk casts the weights for itself, and their gradients are added in float32, as they are here.
+    # Without autocast's cache each chunk casts the weights anew, and their gradients are added in float32, as in CachedStep.
     with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
         features = [torch.cat([tower(p) for p in x.split(chunk)]) for tower, x in zip(towers(model), inputs, strict=True)]
         value = model.loss(*features)

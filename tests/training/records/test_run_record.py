@@ -1,4 +1,4 @@
-"""The log of a run that goes on, and its progress bar."""
+"""The log of a resumed run, and the progress bar."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipfast.training.records.run_log import open_log, read_log
 from clipfast.training.records.run_record import progress_bar
 
 
-def test_the_log_forgets_what_will_come_again(tmp_path: Path):
+def test_the_log_forgets_steps_that_will_come_again(tmp_path: Path):
     with open_log(tmp_path, 0) as log:
         for step in (1, 2, 3):
             log.write("step", step, loss=1.0 / step, norm=math.inf)

@@ -1,4 +1,4 @@
-"""What a run does that cannot begin or go on: errors, diagnoses, and nothing lost."""
+"""Runs that cannot begin, or cannot go on: errors, diagnoses, and what is kept."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def pairs(tmp_path: Path) -> Path:
 
 def test_pairs_that_cannot_be_read_are_counted_and_named(tmp_path: Path):
     (tmp_path / "5.png").write_bytes(b"no picture")
-    summary = run(tmp_path, epochs=2, log={"every_steps": 100})  # what happened since the last line is told before a checkpoint
+    summary = run(
+        tmp_path, epochs=2, log={"every_steps": 100}
+    )  # pairs skipped since the last line are logged before a checkpoint
     assert summary.progress.skipped == 2
     assert list(summary.progress.named) == [f"{tmp_path}/pairs.csv:7"]
     log = read_log(tmp_path / "run" / "log.jsonl")
@@ -35,7 +37,7 @@ def test_pairs_that_cannot_be_read_are_counted_and_named(tmp_path: Path):
     assert log[-1]["skipped"] == 2
 
 
-def test_a_loss_that_is_none_stops_with_a_diagnosis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_loss_that_is_not_finite_stops_with_a_diagnosis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     original = engine.train_step
 
     def spoiling(run, state, batch):

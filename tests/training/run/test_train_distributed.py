@@ -34,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pairs, one of which cannot be read: the processes' batches are uneven. And the runs of one process."""
+    """Pairs, one of them unreadable, so that the processes' batches are uneven; and the runs of one process."""
     folder = tmp_path_factory.mktemp("pairs")
     write_pairs(folder)
     (folder / "5.png").write_bytes(b"no picture")
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_processes_are_one(folder: Path, tmp_path: Path):
+def test_two_processes_train_as_one(folder: Path, tmp_path: Path):
     run_processes(partial(in_each, str(folder)), tmp_path, seconds=120)
     for name in CASES:
         one, two = folder / "one" / name, folder / "two" / name
@@ -101,7 +101,7 @@ def interrupted_in_one(pairs: Path, rank: int) -> None:
 
 
 def stopped_by_one(pairs: Path, rank: int) -> None:
-    """What one process sees, all say."""
+    """All processes report what one of them finds."""
     original = engine.diagnose
 
     def spoiled(model: Any, images: torch.Tensor, *rest: Any) -> str:

@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment, and go on as if they had not been: the same bits as the uninterrupted run's."""
+"""Runs that are killed at any moment, and resumed: the same bits as those of the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def noisy(model: CLIP) -> CLIP:
 
 
 def at_checkpoint(number: int, unwritten: bool) -> None:
-    """Kill this process at its checkpoint ``number``: in the middle of the writing, or when it has its name."""
+    """Kill this process at its checkpoint ``number``: half-way through writing it, or after renaming it."""
     original, calls = torch.save, 0
 
     def half(contents: Any, file: Any) -> None:
@@ -157,7 +157,7 @@ def test_a_killed_run_goes_on(whole: Path, tmp_path: Path, sabotage: Any, last: 
 
 
 def test_killed_again_and_again(whole: Path, tmp_path: Path):
-    """From outside, whenever it happens."""
+    """Killed from outside, at any moment."""
     output = tmp_path / "run"
     for patience in (0.15, 0.4, 0.25, 0.6):
         process = start(whole, output, slow=0.03)

@@ -31,7 +31,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def dense_loss(model: CLIP, images: Tensor, tokens: Tensor) -> Tensor:
-    """The definitions of CLIP's loss and SigLIP's over a matrix of logits."""
+    """CLIP's loss and SigLIP's, as defined over the matrix of logits."""
     a = F.normalize(model.encode_image(images), dim=1)
     b = F.normalize(model.encode_text(tokens), dim=1)
     logits = model.logit_scale.exp() * a @ b.T
@@ -156,7 +156,7 @@ def test_a_locked_image_tower_stays(tmp_path: Path):
 
 
 def test_the_result_is_read_by_load_and_by_open_clips_names(tmp_path: Path):
-    """Heads are 4 wide and the activation is not OpenAI's: what no tensor tells comes from the file's configuration."""
+    """Heads are 4 wide and the activation is not OpenAI's: no tensor shows either; both come from the file's configuration."""
     summary = run(tmp_path, model={"vision": {"activation": "gelu"}})
     for file in (summary.result, summary.checkpoint):
         assert file is not None

@@ -1,4 +1,4 @@
-"""What is not finite first is named, with advice."""
+"""The diagnosis names what was not finite first, and gives advice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipfast.training.step.diagnosis import diagnose
 
 
 def spoiled(where: str) -> tuple[CLIP, Tensor, list[Tensor]]:
-    """A model after a step on two pictures, with one number of ``where`` that is none."""
+    """A model after a step on two pictures, with one number at ``where`` that is not finite."""
     model, images = tiny(), torch.zeros(2, 3, 8, 8)
     gradients = with_gradients(model, 1.0)
     features = [torch.ones(2, 6), torch.ones(2, 6), torch.tensor(10.0)]
