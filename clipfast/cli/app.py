@@ -122,9 +122,9 @@ def train(
     Every key of the configuration is a flag too: --batch-size 1024, --optimizer.learning-rate 1e-3. For several processes:
     torchrun --nproc-per-node=N -m clipfast train CONFIG.toml.
     """
-    from clipfast.training.command import first_process, run
-    from clipfast.training.diagnosis import NotFiniteError
-    from clipfast.training.sources import ConfigError
+    from clipfast.training.run.train_command import first_process, run
+    from clipfast.training.settings.parse import ConfigError
+    from clipfast.training.step.diagnosis import NotFiniteError
 
     try:
         lines, status = run(arguments or [], resume)

@@ -9,8 +9,8 @@ from clipfast.common.files import write_atomically
 from clipfast.demo.dataset import PAIRS, TEST, caption
 from clipfast.demo.icons import HELD_OUT, IMAGE_SIZE, TRAINING_STYLES
 from clipfast.text.tokenizer import VOCABULARY_SIZE
-from clipfast.training.command import configured
-from clipfast.training.config import TrainConfig
+from clipfast.training.settings.toml_and_flags import configured
+from clipfast.training.settings.train_config import TrainConfig
 
 BATCH_SIZE = 250
 EVALUATIONS = 10

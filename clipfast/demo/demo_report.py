@@ -11,7 +11,7 @@ import torch
 from clipfast.common.extras import require
 from clipfast.common.files import write_atomically
 from clipfast.demo.icons import HELD_OUT, Icons
-from clipfast.training.log import read_log
+from clipfast.training.records.run_log import read_log
 
 COLUMNS, RANDOM_ROWS, MISTAKE_ROWS = 10, 5, 1
 RIGHT, WRONG = "#1a7f37", "#cf222e"

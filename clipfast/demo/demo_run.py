@@ -18,8 +18,8 @@ from clipfast.hub.pretrained import load
 from clipfast.inference.classify import classify
 from clipfast.inference.zero_shot import ZeroShotClassifier
 from clipfast.models import create_model
-from clipfast.training.config import TrainConfig
-from clipfast.training.engine import Summary, train
+from clipfast.training.run.engine import Summary, train
+from clipfast.training.settings.train_config import TrainConfig
 
 EPOCHS = 50
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from clipfast.common.toml_files import read_toml
 from clipfast.plan.problem import DEVICES
 
 DEFAULT, FILE, FLAG, MEASURED = "default", "file", "flag", "measured here"
@@ -80,8 +81,6 @@ def read(path: Path, dtype: str) -> Machine:
 
     Raises ValueError for a file that cannot be read or says something else.
     """
-    from clipfast.training.sources import read_toml
-
     given = read_toml(path)
     unknown = sorted(given.keys() - {"name", "device", *FIGURES})
     if unknown:

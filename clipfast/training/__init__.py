@@ -1,6 +1,11 @@
-"""Training beyond one batch that fits: gradient caching (docs/training.md)."""
+"""Training: gradient caching for any loop (docs/training.md), and whole runs (docs/training_command.md).
 
-from clipfast.training.cached import CachedStep, StepResult
-from clipfast.training.memory import PeakMemory
+Its rooms, top to bottom; each imports only from the rooms below it:
+
+    run, records, checkpointing, step, caching, settings, processes
+"""
+
+from clipfast.training.caching.cached_step import CachedStep, StepResult
+from clipfast.training.caching.peak_memory import PeakMemory
 
 __all__ = ["CachedStep", "PeakMemory", "StepResult"]

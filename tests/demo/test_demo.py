@@ -21,17 +21,16 @@ from PIL import Image
 
 import clipfast
 from clipfast.common.files import write_atomically
-from clipfast.demo import DemoResult
-from clipfast.demo import demo_run as run
+from clipfast.demo import DemoResult, run
 from clipfast.demo import icons as icons_module
 from clipfast.demo.dataset import caption, write_dataset
 from clipfast.demo.demo_config import write_config
 from clipfast.demo.demo_run import check_installed
 from clipfast.demo.icons import FOLDERS, HELD_OUT, TRAINING_STYLES, Icons, load_icons
 from clipfast.models.checkpoints import read_state_dict
-from clipfast.training.command import configured
-from clipfast.training.engine import train
-from clipfast.training.log import read_log
+from clipfast.training.records.run_log import read_log
+from clipfast.training.run.engine import train
+from clipfast.training.settings.toml_and_flags import configured
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,7 +14,14 @@ import torch
 import torch.distributed as dist
 
 EXCHANGE = timedelta(seconds=20)  # for one exchange; a process that waits longer raises
-PRELOADED = ["torch", "torch.distributed", "torch._dynamo", "clipfast.training.engine", "rich.progress", "PIL.PngImagePlugin"]
+PRELOADED = [
+    "torch",
+    "torch.distributed",
+    "torch._dynamo",
+    "clipfast.training.run.engine",
+    "rich.progress",
+    "PIL.PngImagePlugin",
+]
 
 
 def forkserver() -> multiprocessing.context.ForkServerContext:

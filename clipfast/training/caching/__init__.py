@@ -1,0 +1,1 @@
+"""Gradient caching: forward and backward of a large batch with the memory of a small one."""

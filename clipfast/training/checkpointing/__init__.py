@@ -1,0 +1,1 @@
+"""The state of a run, into a folder of checkpoints and back."""

@@ -1,0 +1,1 @@
+"""What a run shares with its surroundings: the other processes, signals, the global random generators."""

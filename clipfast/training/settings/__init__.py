@@ -1,0 +1,1 @@
+"""The configuration of a run: a TOML file and flags into checked dataclasses."""
