@@ -13,8 +13,9 @@ any size; row i still belongs to column i of the same rank, and ``targets`` to c
 give every rank the value for the batch of all ranks; "none" gives the losses of its own rows. Gradients are those of the sum
 of the values on all ranks, which after the averaging of DDP or FSDP are one process's on the whole batch;
 ``gradient_reduction="sum"`` counts a value that all ranks share once, for wrappers that sum. ``strategy``: "ring" passes the
-columns round, O(n D) memory on each rank; "gather" collects them, O(N D); "auto" gathers up to 256 MiB (docs/distributed.md).
-Scale, bias and all options must be the same on all ranks. Raises RuntimeError where a rank fails or does not come.
+columns round, O(n D) memory on each rank; "gather" collects them, O(N D); "auto" gathers up to 256 MiB
+(docs/guides/distributed.md). Scale, bias and all options must be the same on all ranks. Raises RuntimeError where a rank fails
+or does not come.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ class ClipLoss(_Loss):
     ``world_size > 1`` means torch's default process group, ``group`` any other. Every rank's value is the loss of the whole
     batch, and gradients are those of one process on it, with any ``local_loss`` and ``gather_with_grad``. open_clip's values
     with ``local_loss`` are the ranks' parts, whose average this is; its gradients without ``gather_with_grad`` are others
-    (docs/distributed.md). ``cache_labels`` is accepted and has nothing to cache. ``strategy``, ``gradient_reduction``: as in
-    ``clip_loss``.
+    (docs/guides/distributed.md). ``cache_labels`` is accepted and has nothing to cache. ``strategy``, ``gradient_reduction``:
+    as in ``clip_loss``.
     """
 
     def __init__(
