@@ -77,8 +77,9 @@ def broken_links(page: Path) -> Iterator[str]:
 
 @cache
 def tracked() -> list[str]:
-    """The repository's files: what git knows, or in an unpacked archive what lies there."""
-    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    """The repository's files: what git knows or would add, or in an unpacked archive what lies there."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return [name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
     return [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file() and ".venv" not in path.parts]
