@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import clipfast
 
-PAIRS = 64  # of all processes
+PAIRS = 64  # in all processes together
 
 
 class Towers(nn.Module):

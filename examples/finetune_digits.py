@@ -1,8 +1,8 @@
 """Train a small CLIP on scikit-learn's digits, then fine-tune all of it on a few pictures of another kind.
 
-The texts are ten sentences, so a batch has every sentence many times. Against the other pictures' sentences, as in
-CLIP's loss, most pairs of one digit would count as negatives; against the ten sentences none does. That is
-``info_nce_loss`` with ``targets``: several queries share one key.
+The texts are ten sentences, so a batch contains every sentence many times. CLIP's loss compares a picture with all
+sentences of the batch, and would count other pictures' copies of the right sentence as negatives. Here a picture is
+compared with the ten sentences only: ``info_nce_loss`` with ``targets``, where several queries share one key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BATCH = 64
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """Pictures (1797, 1, 8, 8) in [-1, 1], the strokes positive, and their digits (1797,), in a fixed random order."""
+    """Pictures (1797, 1, 8, 8) in [-1, 1], strokes positive, and their digits (1797,), in a fixed random order."""
     found = load_digits()
     order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
     pictures = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
@@ -43,7 +43,7 @@ def small_clip() -> CLIP:
 
 
 def train(model: CLIP, pictures: Tensor, labels: Tensor, steps: int, learning_rate: float) -> float:
-    """AdamW under a one-cycle schedule, on random batches; the last batch's loss."""
+    """Train with AdamW and a one-cycle schedule on random batches; returns the last batch's loss."""
     texts = tokenize([TEMPLATE.format(name) for name in NAMES], context_length=model.context_length)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.1)
@@ -62,7 +62,7 @@ def train(model: CLIP, pictures: Tensor, labels: Tensor, steps: int, learning_ra
 
 
 def accuracy(model: CLIP, pictures: Tensor, labels: Tensor) -> float:
-    """Zero-shot: no classifier was trained, the ten sentences are the classes."""
+    """Zero-shot accuracy: no classifier was trained; the ten sentences are the classes."""
     return (ZeroShotClassifier(model, NAMES, TEMPLATE).predict(pictures) == labels).float().mean().item()
 
 

@@ -1,4 +1,4 @@
-"""Gradient caching: one batch of 512 pairs, of which 64 at a time have their activations in memory; same gradients."""
+"""Gradient caching: one batch of 512 pairs, with the activations of 64 in memory at a time, and the same gradients."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Activations:
 
 
 class Box(list):
-    """A list that can be watched: its end is when the graph lets go of what it holds."""
+    """A list that a weak reference can watch: it dies when the graph releases the tensors that it holds."""
 
 
 def tower(inputs: int) -> nn.Sequential:

@@ -14,7 +14,7 @@ MIB = 2**20
 
 
 def peak_rss() -> int | None:
-    """The largest resident memory of this process so far, in bytes; None where the system does not say."""
+    """The largest resident memory of this process so far, in bytes; None where the system does not report it."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows

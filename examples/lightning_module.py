@@ -29,7 +29,7 @@ class TwoTowers(L.LightningModule):
         return self.image(images), self.text(texts)
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
-        everybody = torch.distributed.group.WORLD  # with several processes all pairs are compared; None with one
+        everybody = torch.distributed.group.WORLD  # all processes' pairs are compared; None if there is one process
         loss = clip_loss(*self(*batch), self.log_scale.exp(), normalize=True, group=everybody)
         self.log("loss", loss, on_step=False, on_epoch=True)
         return loss
@@ -53,7 +53,7 @@ def synthetic_pairs(count: int, mixing: tuple[Tensor, Tensor]) -> TensorDataset:
 
 
 def trainer(**options: object) -> L.Trainer:
-    """Lightning's trainer on the CPU, without its files and its progress bar."""
+    """Lightning's trainer on the CPU, without log files and progress bar."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     return L.Trainer(accelerator="cpu", **quiet, **options)
 

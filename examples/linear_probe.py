@@ -17,11 +17,11 @@ from clipfast.inference.zero_shot import evaluation
 from clipfast.models import CLIP
 
 LABELLED, FOLDS = 60, 3
-PENALTIES = np.logspace(3, -4, 15)  # 1/C in scikit-learn's words; the strongest first: it wins a tie
+PENALTIES = np.logspace(3, -4, 15)  # scikit-learn's 1/C; the strongest first, so that it wins a tie
 
 
 def features(model: CLIP, pictures: Tensor) -> np.ndarray:
-    """Normalised features (B, D). The paper probes the layer before the projection; this is after it."""
+    """Normalised features (B, D), after the projection; the paper probes the layer before it."""
     with evaluation(model):
         return torch.nn.functional.normalize(model.encode_image(pictures), dim=1).numpy()
 

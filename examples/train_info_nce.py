@@ -24,7 +24,7 @@ def encoder() -> nn.Module:
 
 @torch.no_grad()
 def top1(queries: Tensor, keys: Tensor) -> float:
-    """Share of the queries whose own key is the nearest of all, by cosine."""
+    """Share of the queries whose own key is the nearest of all keys by cosine similarity."""
     similarity = nn.functional.normalize(queries, dim=1) @ nn.functional.normalize(keys, dim=1).T
     return (similarity.argmax(1) == torch.arange(len(queries))).float().mean().item()
 

@@ -1,4 +1,4 @@
-"""SimCLR on synthetic waves: learn without labels that phase, loudness and noise do not matter, and the tone does."""
+"""SimCLR on synthetic waves: learn without labels that the tone matters, and that phase, loudness and noise do not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def views(tones: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nearest_neighbour_accuracy(encoder: nn.Module) -> float:
-    """Share of test views whose nearest labelled view, by cosine of the embeddings, has the same tone."""
+    """Share of test views whose nearest labelled view, by cosine similarity of the embeddings, has the same tone."""
     known, asked = torch.arange(TONES).repeat(10), torch.arange(TONES).repeat(50)
     left, right = (nn.functional.normalize(encoder(views(tones.float())), dim=1) for tones in (asked, known))
     return (known[(left @ right.T).argmax(1)] == asked).float().mean().item()
@@ -32,7 +32,7 @@ def nearest_neighbour_accuracy(encoder: nn.Module) -> float:
 def main() -> None:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Linear(SAMPLES, 256), nn.ReLU(), nn.Linear(256, 64))
-    projector = nn.Sequential(nn.ReLU(), nn.Linear(64, 32))  # the loss sees this; the embedding is what comes before it
+    projector = nn.Sequential(nn.ReLU(), nn.Linear(64, 32))  # the loss sees its output; the embedding is its input
     optimizer = torch.optim.AdamW([*encoder.parameters(), *projector.parameters()], lr=1e-3)
 
     print(f"before: nearest-neighbour accuracy over {TONES} tones {nearest_neighbour_accuracy(encoder):.1%}")

@@ -51,7 +51,7 @@ def test_example_runs(script: Path, tmp_path: Path):
     command = [str(script)]
     if (needed := PEERS.get(script.name)) is not None:
         peer(needed)
-        command = [str(ROOT / "tests" / "peer_imports.py"), needed, str(script)]
+        command = [str(ROOT / "tests" / "support" / "peer_imports.py"), needed, str(script)]
     done = subprocess.run(
         [sys.executable, *command],
         cwd=tmp_path,

@@ -117,7 +117,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on at the newest checkpoint, if there is one.")] = False,
 ) -> None:
-    """Train a model on pairs of pictures and captions, as docs/training_command.md describes.
+    """Train a model on pairs of pictures and captions, as docs/guides/training_command.md describes.
 
     Every key of the configuration is a flag too: --batch-size 1024, --optimizer.learning-rate 1e-3. For several processes:
     torchrun --nproc-per-node=N -m clipfast train CONFIG.toml.

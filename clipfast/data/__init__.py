@@ -1,4 +1,4 @@
-"""Pairs of pictures and captions for training and evaluation (docs/data.md)."""
+"""Pairs of pictures and captions for training and evaluation (docs/guides/data.md)."""
 
 from clipfast.data.batches import PairBatch
 from clipfast.data.data_config import DataConfig

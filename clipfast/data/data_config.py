@@ -11,7 +11,7 @@ from clipfast.inference.zero_shot import DEFAULT_TEMPLATE
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Pairs of pictures and captions; docs/data.md has an example of each source.
+    """Pairs of pictures and captions; docs/guides/data.md has an example of each source.
 
     ``source`` is a table (.csv, .tsv, .jsonl), a folder with one folder for each class, or WebDataset tar shards, such as
     "shards/{0000..0099}.tar". ``image_key`` and ``caption_key`` are columns ("image", "caption"), in shards the endings of

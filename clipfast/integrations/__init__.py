@@ -1,1 +1,1 @@
-"""The losses inside other projects' trainers, one module each, named after it (docs/trainers.md)."""
+"""The losses inside other projects' trainers, one module each, named after it (docs/guides/trainers.md)."""

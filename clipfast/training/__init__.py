@@ -1,4 +1,4 @@
-"""Training: gradient caching for any loop (docs/training.md), and whole runs (docs/training_command.md).
+"""Training: gradient caching for any loop (docs/guides/gradient_caching.md), and whole runs (guides/training_command.md).
 
 Its rooms, top to bottom; each imports only from the rooms below it:
 

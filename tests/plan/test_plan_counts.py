@@ -94,7 +94,7 @@ def test_a_batch_that_runs_as_one_tile(loss: Loss) -> None:
 
 
 def test_without_a_second_pass_the_published_counts() -> None:
-    """docs/design.md: 8 N^2 D for the softmax losses, 6 for the sigmoid, 4 V^2 D and the diagonal's rest for NT-Xent."""
+    """docs/explanation/design.md: 8 N^2 D for the softmax losses, 6 for the sigmoid, 4 V^2 D and the diagonal for NT-Xent."""
     n, d = 2**20, 1024
     units = {
         name: sum(p.operations for p in operations.single(Problem(name, n, d, device="cuda"))) / (n * n * d)

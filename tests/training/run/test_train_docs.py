@@ -1,4 +1,4 @@
-"""docs/training_command.md, followed to the letter by a new user; and the configurations among the examples."""
+"""docs/guides/training_command.md, followed to the letter by a new user; and the configurations among the examples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FENCE = re.compile(r"^```(python|toml|bash)( no-run)?\n(.*?)^```$", re.MULTILINE
 def test_the_page_leads_to_a_zero_shot_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     outputs = []
-    for kind, skipped, block in FENCE.findall((ROOT / "docs" / "training_command.md").read_text("utf-8")):
+    for kind, skipped, block in FENCE.findall((ROOT / "docs" / "guides" / "training_command.md").read_text("utf-8")):
         if kind == "toml":
             assert block == (ROOT / "examples" / "train_shapes.toml").read_text("utf-8")
             Path("shapes.toml").write_text(block)
