@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clipfast.backends import native
-from clipfast.backends.declaration import Declaration, Query
+from clipfast.backends.backend_declaration import Declaration, Query
 from clipfast.backends.gemm import cpu_gemm
 from clipfast.backends.torch_backend import TorchRows
 from clipfast.sweep.pairs import Pairs

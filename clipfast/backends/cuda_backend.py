@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clipfast.backends import native
-from clipfast.backends.declaration import Declaration, Query
+from clipfast.backends.backend_declaration import Declaration, Query
 from clipfast.backends.triton_backend import TileKernels, TritonRows, triton_with, why_not_triton
 from clipfast.sweep.tile_operations import Backend
 

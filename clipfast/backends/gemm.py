@@ -18,6 +18,8 @@ class TorchGemm:
     """``torch.mm``: MKL, OpenBLAS, Accelerate or cuBLAS, whatever torch was built with. Needs no temporary."""
 
     name = "torch.mm"
+    in_place = True
+    """Whether results are written and added up where they belong, without a temporary."""
 
     def scores(self, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
         return torch.mm(a, b.t(), out=out)
@@ -42,6 +44,7 @@ class OneDnnGemm(TorchGemm):
     SMALL = 2**21
 
     name = "oneDNN"
+    in_place = False
 
     def _product(self, x: Tensor, weight: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")

@@ -7,9 +7,9 @@ from functools import cache
 
 from torch import Tensor
 
+from clipfast.backends.backend_declaration import Declaration, Query
 from clipfast.backends.cpu_backend import CPU
 from clipfast.backends.cuda_backend import CUDA
-from clipfast.backends.declaration import Declaration, Query
 from clipfast.backends.torch_backend import TORCH
 from clipfast.backends.triton_backend import TRITON
 from clipfast.sweep.tile_operations import Backend

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipfast.backends.declaration import Declaration
+from clipfast.backends.backend_declaration import Declaration
 from clipfast.backends.gemm import TorchGemm
 from clipfast.backends.widening import widened
 from clipfast.common.dtypes import compute_dtype

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipfast.backends.declaration import Declaration, Query
+from clipfast.backends.backend_declaration import Declaration, Query
 from clipfast.backends.gemm_cuda import DeviceGemm
 from clipfast.sweep.pairs import Pairs
 from clipfast.sweep.row_operations import RowFinish

@@ -51,7 +51,7 @@ CLIP = declare(
         dense=dense,
         textbook=textbook,
         fused=fused,
-        vector_bytes=VectorBytes(164, 76),
+        vector_bytes=VectorBytes(164, 76, closing=(24, 34)),
     )
 )
 

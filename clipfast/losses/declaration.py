@@ -19,10 +19,15 @@ from clipfast.operators.softmax_family import SoftmaxFamily
 
 
 class VectorBytes(NamedTuple):
-    """Of norms, sums, losses and weights for one pair: float64 numbers, counted from the allocations of a step."""
+    """Of norms, sums, losses and weights for one pair: float64 numbers, counted from the allocations of a step.
+
+    ``closing``: how many more there are, with gradients and without, while the losses are put together beside the last tile.
+    They count where products are added up in place; elsewhere the products' temporaries, freed before, are larger.
+    """
 
     with_gradients: int
     without: int
+    closing: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

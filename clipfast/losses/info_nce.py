@@ -36,7 +36,7 @@ INFO_NCE = declare(
         dense=cross_entropy,
         textbook=textbook,
         fused=fused,
-        vector_bytes=VectorBytes(124, 68),
+        vector_bytes=VectorBytes(124, 68, closing=(16, 9)),
     )
 )
 

@@ -45,7 +45,7 @@ NT_XENT = declare(
         dense=dense,
         textbook=textbook,
         fused=fused,
-        vector_bytes=VectorBytes(252, 144),
+        vector_bytes=VectorBytes(252, 144, closing=(32, 20)),
         views=2,
         defaults={"normalize": True},
     )

@@ -45,7 +45,7 @@ SIGLIP = declare(
         dense=dense,
         textbook=textbook,
         fused=fused,
-        vector_bytes=VectorBytes(120, 112),
+        vector_bytes=VectorBytes(120, 112, closing=(24, 24)),
     )
 )
 

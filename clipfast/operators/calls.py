@@ -66,11 +66,11 @@ def gradients_out(
     inputs: Inputs, wanted: Wanted, gradients: Gradients, dtype: torch.dtype, by_bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As operators return them: the features' in ``dtype``, an empty tensor for what is unwanted."""
-    rows, cols = (inputs.rows.new_empty(0, dtype=dtype) if g is None else g for g in gradients[:2])
-    bias = inputs.rows.new_empty(0)
-    if inputs.bias is not None and by_bias is not None and wanted.bias:
-        bias = by_bias.to(inputs.bias.dtype)
-    scale = inputs.scale.new_empty(0) if gradients.scale is None else gradients.scale.to(inputs.scale.dtype)
+    scale = None if gradients.scale is None else gradients.scale.to(inputs.scale.dtype)
+    bias = by_bias.to(inputs.bias.dtype) if inputs.bias is not None and by_bias is not None and wanted.bias else None
+    rows, cols, scale, bias = (
+        inputs.rows.new_empty(0, dtype=dtype) if g is None else g for g in (gradients.rows, gradients.cols, scale, bias)
+    )
     return rows, cols, scale, bias
 
 

@@ -110,9 +110,9 @@ def _gradients_fake(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _fake_gradients(inputs: Inputs, options: Options, dtype: Callable[[Tensor], torch.dtype]) -> list[Tensor]:
-    wanted = zip(inputs.differentiable, options.wants, strict=True)
+    rows, wanted = inputs.rows, zip(inputs.differentiable, options.wants, strict=True)
     likes = [x if want and x is not None else None for x, want in wanted]
-    return [inputs.rows.new_empty(0) if x is None else x.new_empty(x.shape, dtype=dtype(x)) for x in likes]
+    return [rows.new_empty(0, dtype=dtype(rows)) if x is None else x.new_empty(x.shape, dtype=dtype(x)) for x in likes]
 
 
 def _mean_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

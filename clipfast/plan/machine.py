@@ -44,7 +44,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
-            raise ValueError(f"device={self.device!r} is unknown; accepted: {', '.join(DEVICES)}")
+            raise ValueError(f"device must be one of {', '.join(DEVICES)}; got {self.device!r}")
         for name in FIGURES:
             _check(name, getattr(self, name))
         if self.node_ranks != int(self.node_ranks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipfast.backends.gemm import cpu_gemm
 from clipfast.backends.torch_backend import ROWS_AT_ONCE
 from clipfast.distributed.blocks import blocks
 from clipfast.plan.bytes_sent import column_bytes
@@ -39,14 +40,24 @@ def _own(problem: Problem, pairs: int, whole: bool) -> dict[str, int]:
     both = 2 * _matrix(problem, pairs)
     stacked = both * problem.given_bytes if problem.symmetric else 0  # NT-Xent's views in one matrix
     widened = both * problem.swept_bytes if problem.swept_bytes != problem.given_bytes else 0
-    vectors = problem.declared.vector_bytes
     return {
         "features": both * problem.given_bytes,
         "copies": stacked + widened,
         "gradients": _rows_gradient(problem, pairs, whole),
         "rounded": _rounded(problem, pairs),
-        "vectors": pairs * (vectors.with_gradients if problem.trains else vectors.without),
+        "vectors": pairs * _vectors(problem),
     }
+
+
+def _vectors(problem: Problem) -> int:
+    vectors = problem.declared.vector_bytes
+    with_closing, without_closing = vectors.closing if _in_place(problem) else (0, 0)
+    return vectors.with_gradients + with_closing if problem.trains else vectors.without + without_closing
+
+
+def _in_place(problem: Problem) -> bool:
+    """Whether this machine's float32 products need no temporaries."""
+    return problem.device == "cpu" and problem.dtype != "float64" and cpu_gemm()[0].in_place
 
 
 def _rows_gradient(problem: Problem, pairs: int, whole: bool) -> int:
@@ -84,14 +95,18 @@ def workspace(problem: Problem, rows: int, columns: tuple[int, ...]) -> int:
 
 
 def _temporaries(problem: Problem, schedule: Schedule) -> int:
-    """Numbers beside the kept tiles on the CPU."""
+    """Numbers beside the kept tiles on the CPU: a tile of scores or weights, and what the products' library cannot add up
+    in place."""
     rows, tile, all_kept = schedule.extent.rows, schedule.largest, schedule.found == schedule.swept
-    if problem.dtype == "float64":  # torch.mm, which adds the products up in place, and row-wise float64 temporaries
+    overwritten = problem.two_passes and all_kept  # the weights take the exponentials' place
+    if problem.dtype == "float64":  # torch.mm, and row-wise float64 temporaries
         return max((1 if all_kept else 2) * tile, 3 * min(rows, ROWS_AT_ONCE) * problem.dim)
+    if _in_place(problem):
+        return 0 if problem.trains and overwritten else tile
     if not problem.trains:
         return 2 * tile
     height, width = longest(rows, schedule.side), max(longest(block, schedule.side) for block in schedule.extent.blocks)
-    return (1 if problem.two_passes and all_kept else 2) * tile + (height + width) * problem.dim
+    return (1 if overwritten else 2) * tile + (height + width) * problem.dim
 
 
 def _parts(**parts: int) -> dict[str, int]:

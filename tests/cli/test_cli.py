@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import clipfast
+from clipfast.backends import native
 from clipfast.backends.registry import backends
 from clipfast.bench.bench_report import write_json, write_picture
 from clipfast.bench.cases import cases
@@ -35,7 +36,7 @@ def test_doctor_names_every_backend_with_its_reason(monkeypatch: pytest.MonkeyPa
     found = run("doctor")
     assert found.exit_code == 0
     assert all(f"backend {name}" in unwrapped(found.output) for name in backends())
-    monkeypatch.setattr("clipfast.backends.native.load_error", lambda extension="cpu": "it was not built")
+    monkeypatch.setattr(native, "load_error", lambda extension="cpu": "it was not built")
     lacking = run("doctor")
     assert "not usable: the CPU extension is not available: it was not built" in unwrapped(lacking.output)
     assert clipfast.backends()["cpu"] is not None

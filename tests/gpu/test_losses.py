@@ -22,7 +22,7 @@ from helpers import (
 from helpers import run as run_on_cpu
 
 import clipfast
-from clipfast.backends.declaration import Query
+from clipfast.backends.backend_declaration import Query
 from clipfast.backends.registry import BACKENDS as DECLARED
 
 BACKENDS = ["triton", "cuda"]

@@ -10,9 +10,9 @@ from helpers import CLIP, HALF, LOSSES, NEEDS_EXTENSION, NT_XENT, SIGLIP, SWEEPS
 
 import clipfast
 from clipfast.backends import native, triton_backend
+from clipfast.backends.backend_declaration import Query
 from clipfast.backends.cpu_backend import CPU
 from clipfast.backends.cuda_backend import CUDA
-from clipfast.backends.declaration import Query
 from clipfast.backends.registry import AUTO, choose, resolve
 from clipfast.backends.triton_backend import TRITON
 from clipfast.losses.clip import CLIP as DECLARED
@@ -45,7 +45,7 @@ def call(loss: Loss, a, b, scale=10.0, **options):
         (A[:0], B, ValueError, "must have a row and a column at least; got shape (0, 16)"),
         (A, B[:, :0], ValueError, "must have a row and a column at least; got shape (140, 0)"),
         (A, B[:, :8], ValueError, ", 16; got width 8"),
-        (A, B.to("meta"), ValueError, "got meta; move one of them"),
+        (A, B.to("meta"), ValueError, "got meta; move them to one device"),
         (A.double(), B, TypeError, "outside autocast nothing is promoted silently"),
         (A, B.half(), TypeError, "cast one of them"),
     ],
@@ -219,7 +219,7 @@ def test_modules_have_open_clips_results_and_need_a_process_group(name: str) -> 
 
 
 def test_horovod_is_refused() -> None:
-    with pytest.raises(ValueError, match="use_horovod=True"):
+    with pytest.raises(ValueError, match="use_horovod must be False; got True"):
         clipfast.ClipLoss(use_horovod=True)
     assert isinstance(clipfast.ClipLoss(True, True, True), torch.nn.Module)
 
