@@ -85,7 +85,7 @@ def test_the_processes_share_the_shards(source: str):
     for epoch in range(4):
         seen = [{number for batch in part.epoch(epoch) for number in numbers(batch)} for part in parts]
         assert not seen[0] & seen[1]
-    with pytest.raises(ValueError, match="4 shards for 5 processes; each needs one or more"):
+    with pytest.raises(ValueError, match="must have a shard for each of the 5 processes; got 4"):
         opened(source, 2, 24, 0, 5)
 
 
@@ -160,18 +160,20 @@ def test_a_shard_that_was_cut_off_ends_there(tmp_path: Path, cut: int, kept: int
 
 def test_shards_that_are_refused(tmp_path: Path):
     source = write_shards(tmp_path, (3,))
-    with pytest.raises(ValueError, match=r"tar shards are not counted; say how many pairs an epoch has \(samples\)"):
+    with pytest.raises(ValueError, match=r"samples must be given for tar shards, as the number of pairs in an epoch; got None"):
         opened(source, 1, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"distinct = 'txt' has no meaning .*: what is in tar shards is not known"):
+    with pytest.raises(
+        ValueError, match=r"distinct must be left out for .*; got 'txt'; the values in tar shards are not known"
+    ):
         opened(source, 1, 3, distinct="txt")
-    with pytest.raises(ValueError, match=r"root = 'x' has no meaning for .*: pictures are inside the shards; leave it out"):
+    with pytest.raises(ValueError, match=r"root must be left out for .*; got 'x'; pictures are inside the shards"):
         opened(source, 1, 3, root="x")
-    with pytest.raises(ValueError, match="samples=3 is less than a batch of 4 over all processes"):
+    with pytest.raises(ValueError, match="samples must be at least 4, a batch of all processes; got 3"):
         opened(source, 4, 3)
     with pytest.raises(FileNotFoundError, match=r"there is no shard .*01\.tar"):
         opened(f"{tmp_path}/{{00..01}}.tar", 1, 3)
     (tmp_path / "01.tar").write_text("no tar")
-    with pytest.raises(ValueError, match=r"01\.tar is not a tar file"):
+    with pytest.raises(ValueError, match=r"a shard must be a tar file; got .*01\.tar"):
         opened(f"{tmp_path}/{{00..01}}.tar", 1, 3)
     with tarfile.open(tmp_path / "02.tar", "w"):
         pass

@@ -136,7 +136,7 @@ def test_another_device_keeps_half_precision(files) -> None:
 def test_a_model_that_the_file_does_not_tell(tmp_path: Path) -> None:
     siglip = models.create_model("SigLIP-tiny").eval()
     models.save_checkpoint(siglip, tmp_path / "siglip.pt")
-    with pytest.raises(ValueError, match="create the model by its name"):
+    with pytest.raises(ValueError, match="; create the model by its name"):
         hub.load(tmp_path / "siglip.pt", "cpu")
     for given in ("SigLIP-tiny", siglip.config):
         loaded, preprocess = hub.load(tmp_path / "siglip.pt", "cpu", model=given)
@@ -152,7 +152,7 @@ def test_unknown_names_and_files() -> None:
     assert str(found.value) == message
     assert names == ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"]
     assert set(names) <= set(models.list_models())
-    with pytest.raises(ValueError, match="cannot be read: it must be a state dict"):
+    with pytest.raises(ValueError, match=r"must be a state dict saved by torch, .*; got a file that cannot be read"):
         hub.load(__file__, "cpu")
 
 
@@ -208,7 +208,7 @@ def test_jit_returns_the_archives_code(files, model) -> None:
         torch.testing.assert_close(loaded(IMAGES, TEXTS[:2])[0], model(IMAGES, TEXTS[:2])[0])
     classifier = ZeroShotClassifier(loaded, ["cat", "dog"])
     torch.testing.assert_close(classifier.logits(IMAGES), ZeroShotClassifier(model, ["cat", "dog"]).logits(IMAGES))
-    with pytest.raises(ValueError, match="model and dtype cannot be chosen"):
+    with pytest.raises(ValueError, match=r"model and dtype must be None with jit=True.*; got None and torch.float32"):
         hub.load(files["archive"], "cpu", jit=True, dtype=torch.float32)
 
 

@@ -123,16 +123,20 @@ def test_it_is_a_value() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: Preprocess(0), ValueError, "size must be a whole number above 0"),
+        (lambda: Preprocess(0), ValueError, "size must be a whole number of at least 1; got 0"),
         (lambda: Preprocess(size=(224, 224)), ValueError, r"got \(224, 224\)"),
-        (lambda: Preprocess(resize="pad"), ValueError, "resize='pad' is unknown; accepted: crop, squash"),
-        (lambda: Preprocess(interpolation="cubic"), ValueError, "accepted: nearest, bilinear, bicubic, lanczos"),
+        (lambda: Preprocess(resize="pad"), ValueError, "resize must be one of 'crop', 'squash'; got 'pad'"),
+        (
+            lambda: Preprocess(interpolation="cubic"),
+            ValueError,
+            "one of 'nearest', 'bilinear', 'bicubic', 'lanczos'; got 'cubic'",
+        ),
         (lambda: Preprocess(std=(1.0, 0.0, 1.0)), ValueError, "those of std above 0"),
-        (lambda: RandomCrop(scale=(0.5, 1.5)), ValueError, "scale takes two numbers with 0 < low <= high <= 1"),
-        (lambda: RandomCrop(ratio=(2.0, 1.0)), ValueError, "ratio takes two numbers with 0 < low <= high; got"),
-        (lambda: Preprocess()("cat.png"), TypeError, "takes a PIL image; got str; open a file with PIL.Image.open"),
-        (lambda: Preprocess()(torch.zeros(3, 5, 5)), TypeError, "takes a PIL image; got Tensor"),
-        (lambda: Preprocess()(Image.new("RGB", (0, 4))), ValueError, r"the picture is empty: its size is \(0, 4\)"),
+        (lambda: RandomCrop(scale=(0.5, 1.5)), ValueError, "scale must be two numbers with 0 < low <= high <= 1"),
+        (lambda: RandomCrop(ratio=(2.0, 1.0)), ValueError, "ratio must be two numbers with 0 < low <= high; got"),
+        (lambda: Preprocess()("cat.png"), TypeError, "image must be a PIL image; got str; open a file with PIL.Image.open"),
+        (lambda: Preprocess()(torch.zeros(3, 5, 5)), TypeError, "image must be a PIL image; got Tensor"),
+        (lambda: Preprocess()(Image.new("RGB", (0, 4))), ValueError, r"image must have at least one pixel; got size \(0, 4\)"),
     ],
 )
 def test_argument_errors(call, error, message) -> None:

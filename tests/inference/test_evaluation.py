@@ -155,20 +155,25 @@ def test_zero_shot_on_folders_and_what_is_skipped(tmp_path: Path, caplog: pytest
 def test_sources_that_are_refused(tmp_path: Path):
     (tmp_path / "classes" / "one").mkdir(parents=True)
     (tmp_path / "classes" / "one" / "0.png").write_text("no picture")
-    with pytest.raises(ValueError, match="class folders, whose pictures share their captions; retrieval needs captions"):
+    with pytest.raises(
+        ValueError,
+        match=r"source must be a table or tar shards for retrieval; got .*, class folders, whose captions are shared",
+    ):
         retrieval_metrics(Towers(), DataConfig(str(tmp_path / "classes")), PLAIN, digits)
-    with pytest.raises(ValueError, match="zero-shot classification needs class folders, or a table with the classes' names"):
+    with pytest.raises(
+        ValueError, match="source must be class folders or a table of pictures and classes, for zero-shot classification; got"
+    ):
         zero_shot_metrics(Towers(), DataConfig("a.tar"), PLAIN, digits)
     for name, value in (("samples", 5), ("distinct", "class")):
-        with pytest.raises(ValueError, match=f"{name} = .* has no meaning .*: an evaluation reads every picture once"):
+        with pytest.raises(ValueError, match=f"{name} must be left out for .*; got .*; an evaluation reads every picture once"):
             zero_shot_metrics(Towers(), DataConfig(str(tmp_path), **{name: value}), PLAIN, digits)
     picture(0).save(tmp_path / "0.png")
     nameless = write_csv(tmp_path / "t.csv", [("0.png", "")])
-    with pytest.raises(NothingReadableError, match=r"no class name of .*t\.csv can be read"):
+    with pytest.raises(NothingReadableError, match=r"t\.csv must have a readable class name; got none"):
         zero_shot_metrics(Towers(), DataConfig(str(nameless), workers=0), PLAIN, digits)
     two = write_jsonl(tmp_path / "t.jsonl", [{"image": "0.png", "caption": ["1", "2"]}])
-    with pytest.raises(ValueError, match="a picture has one class in zero-shot classification; got 1, 2"):
+    with pytest.raises(ValueError, match="a picture must have one class for zero-shot classification; got 1, 2"):
         zero_shot_metrics(Towers(), DataConfig(str(two), templates=("{}",), workers=0), PLAIN, digits)
     config = DataConfig(str(tmp_path / "classes"), templates=("{} 1",), workers=0)
-    with pytest.raises(NothingReadableError, match=r"no picture of .* can be read; .*0\.png: not a picture"):
+    with pytest.raises(NothingReadableError, match=r"must have a readable picture; got none; .*0\.png: not a picture"):
         zero_shot_metrics(Towers(), config, PLAIN, digits)

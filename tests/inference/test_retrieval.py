@@ -96,7 +96,7 @@ def test_recall_of_pairs() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x: top_k(x, x, 0), ValueError, r"k must be a whole number in \[1, 6\], as there are 6 to choose from; got 0"),
+        (lambda x: top_k(x, x, 0), ValueError, r"k must be a whole number in \[1, 6\], the number to choose from; got 0"),
         (lambda x: top_k(x, x, 7), ValueError, "got 7"),
         (lambda x: top_k(x, x, 2.0), ValueError, "got 2.0"),
         (lambda x: top_k(x, x[:, :3], 1), ValueError, "keys must be as wide as queries, 24; got width 3"),

@@ -60,5 +60,8 @@ def test_siglip_model() -> None:
 @pytest.mark.parametrize("name", ["RN50", "EVA02-B-16", "ViT-SO400M-16-SigLIP-i18n-256", "CBOW-tiny", "EVA01-g-14"])
 def test_what_has_no_place_there_is_refused(name: str) -> None:
     model = create_model(name, device="meta")
-    with pytest.raises(ValueError, match=r'"huggingface" is that of CLIPModel and SiglipModel.* write it as "open_clip"'):
+    with pytest.raises(
+        ValueError,
+        match=r"layout must be 'open_clip' for this model; got 'huggingface', which is for CLIPModel and SiglipModel",
+    ):
         export_state_dict(model, "huggingface")
