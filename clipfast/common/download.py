@@ -25,7 +25,7 @@ PAUSE = 1.0  # seconds before the second attempt; doubled for each later one
 
 
 def cache_folder() -> Path:
-    """``~/.cache/clip``, the original's: its downloads are found, and it finds these."""
+    """``~/.cache/clip``, as in OpenAI's package, so that each finds the other's downloads."""
     return Path("~/.cache/clip").expanduser()
 
 

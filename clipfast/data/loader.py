@@ -36,7 +36,7 @@ def _unchanged(batch: Any) -> Any:
 def _ignore_signals(worker: int) -> None:
     """A worker ignores signals to all processes of a job: the training handles them, and may need the worker once more.
 
-    SIGTERM from the training process itself, with which DataLoader ends its workers, still does.
+    SIGTERM from the training process itself, with which DataLoader ends its workers, still ends it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # absent on macOS

@@ -10,13 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from clipfast.common.extras import require
-from clipfast.text.tokenizer import checked_length, listed_texts, padded
+from clipfast.text.tokenizer import checked_length, checked_text, listed_texts, padded
 
 _SPACE_FOR_UNDERSCORE = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
 
 def canonicalize(text: str) -> str:
-    """As big_vision: ``_`` becomes a space, other ASCII punctuation is removed, letters become small, white space collapses."""
+    """As big_vision: ``_`` becomes a space, other ASCII punctuation is removed, letters become lower case, spaces collapse."""
     return " ".join(text.translate(_SPACE_FOR_UNDERSCORE).lower().split())
 
 
@@ -53,9 +53,7 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text`` without its end."""
-        if not isinstance(text, str):
-            raise TypeError(f"a text must be a string; got {type(text).__name__}")
-        return self._model.encode(canonicalize(text))
+        return self._model.encode(canonicalize(checked_text(text)))
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
         """The canonical text of ``ids`` (one text), up to the first end."""

@@ -45,10 +45,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text`` without start and end."""
-        if not isinstance(text, str):
-            raise TypeError(f"a text must be a string; got {type(text).__name__}")
         ids = self._ids
-        return [i for word in self._split(self._clean(text)) for i in ids[word]]
+        return [i for word in self._split(self._clean(checked_text(text))) for i in ids[word]]
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
         """The text of ``ids`` (one text, not a batch): lower case, words separated by spaces, special tokens spelled out."""
@@ -94,6 +92,12 @@ def listed_texts(texts: str | Iterable[str]) -> list[str]:
     if isinstance(texts, (bytes, Tensor)) or not isinstance(texts, Iterable):
         raise TypeError(f"texts must be a string or several strings; got {type(texts).__name__}")
     return list(texts)
+
+
+def checked_text(value: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text must be a string; got {type(value).__name__}")
+    return value
 
 
 def checked_length(value: int) -> int:

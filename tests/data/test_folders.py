@@ -13,7 +13,7 @@ from clipfast.data.class_folders import ClassFolders
 
 
 def write_classes(folder: Path, sizes: dict[str, int]) -> Path:
-    """Pictures numbered over all classes, in the order of their names."""
+    """Numbered pictures, counted over all classes in the order of their names."""
     number = 0
     for name, size in sorted(sizes.items()):
         (folder / name / "below").mkdir(parents=True)
@@ -67,7 +67,7 @@ def test_records_name_their_files(tmp_path: Path):
     assert records.groups("class").tolist() == [0, 1, 1]
 
 
-def test_a_picture_that_is_none_is_named(tmp_path: Path):
+def test_a_file_that_is_not_a_picture_is_named(tmp_path: Path):
     write_classes(tmp_path, {"a": 2})
     (tmp_path / "a" / "bad.png").write_text("no picture")
     config = DataConfig(str(tmp_path), augment="none", workers=0)

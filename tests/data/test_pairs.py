@@ -1,4 +1,4 @@
-"""Batches as functions of seed, epoch and place: whatever the workers, the processes, and where a run goes on."""
+"""Batches depend on the seed, the epoch and the place, but not on workers, processes, or where a run resumes."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_signal_to_all_processes_is_the_training_s(table: Path, number: signal
 
 
 def test_a_script_that_leaves_an_epoch_early_ends(table: Path):
-    """At its end Python sends its workers the signal that they pass over when others send it."""
+    """At exit Python ends its workers by the signal that they ignore when it comes from others."""
     code = f"""if True:
         from clipfast.data import DataConfig, open_pairs
         from data_files import PLAIN, digits

@@ -1,4 +1,4 @@
-"""WebDataset shards: what is read, in which order, and what is skipped with its shard and key."""
+"""WebDataset shards: which samples are read, in which order, and which are skipped, with their shard and key."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_resumed_epoch_goes_on_with_the_same_batches(source: str, workers: int
     read = []
     monkeypatch.setattr("clipfast.data.batches.read_picture", lambda image, transform: read.append(image) or torch.zeros(1))
     list(opened(source, 4, 30).epoch(1, 5))
-    assert len(read) == 8  # what comes before is not decoded
+    assert len(read) == 8  # earlier samples are not decoded
 
 
 def test_the_processes_share_the_shards(source: str):
@@ -144,8 +144,8 @@ def test_other_endings(tmp_path: Path):
     [(0, 3, "it has no end mark"), (100, 3, "it has no end mark"), (600, 2, "")],
 )
 def test_a_shard_that_was_cut_off_ends_there(tmp_path: Path, cut: int, kept: int, reason: str):
-    """Before the fourth sample, in the header of its first member, and in its data, where no one knows that the third is
-    complete."""
+    """Cut before the fourth sample, in the header of its first member, and in its data; then nothing tells that the third
+    sample is complete."""
     source = write_shards(tmp_path, (6, 6))
     path = tmp_path / "00.tar"
     with tarfile.open(path) as tar:

@@ -1,4 +1,4 @@
-"""CSV, TSV and JSONL: what is read, what is skipped with its line, what is refused."""
+"""CSV, TSV and JSONL: which rows are read, which are skipped, with their lines, and which files are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_fields_with_quotes_newlines_and_other_letters(tmp_path: Path, ending: s
     assert list(rows.column("caption")) == captions
 
 
-def test_a_mark_of_utf8_and_blank_lines_are_no_data(tmp_path: Path):
+def test_a_byte_order_mark_and_blank_lines_are_skipped(tmp_path: Path):
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfimage,caption\r\n\r\na.png,1\r\n\r\nb.png,2\r\n")
     rows = DelimitedRows(tmp_path / "t.csv")
     assert rows.columns == ("image", "caption")
@@ -74,7 +74,7 @@ def test_one_of_several_captions_is_drawn_anew_each_epoch(tmp_path: Path):
 
 
 def broken_files(folder: Path) -> list[tuple[str, object, str]]:
-    """Of each: its file, its caption, and why it cannot be read."""
+    """For each: its file, its caption, and why it cannot be read."""
     for kind in ("png", "jpg", "webp"):
         noise(1, 60, 50).save(folder / f"whole.{kind}")
         whole = (folder / f"whole.{kind}").read_bytes()
@@ -103,7 +103,7 @@ def broken_files(folder: Path) -> list[tuple[str, object, str]]:
     ]
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path: Path):
+def test_broken_pairs_are_named_and_the_others_are_used(tmp_path: Path):
     picture(0).save(tmp_path / "0.png")
     broken = broken_files(tmp_path)
     rows = [{"image": "0.png", "caption": "0"}, *({"image": image, "caption": caption} for image, caption, _ in broken)]
@@ -116,7 +116,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path: Path):
         assert reason in why[f"{table}:{line}"]
 
 
-def test_rows_that_are_none_are_named(tmp_path: Path):
+def test_broken_rows_are_named(tmp_path: Path):
     picture(0).save(tmp_path / "0.png")
     table = tmp_path / "t.csv"
     table.write_bytes(b"image,caption\n0.png,0\n0.png\n0.png,1,2\n0.png,caf\xe9 1\n")
@@ -135,7 +135,7 @@ def test_rows_that_are_none_are_named(tmp_path: Path):
     ]
 
 
-def test_a_batch_of_which_nothing_can_be_read_is_an_error_of_its_own(tmp_path: Path):
+def test_a_batch_without_a_readable_pair_has_its_own_error(tmp_path: Path):
     table = write_csv(tmp_path / "t.csv", [(f"{i}.png", "1") for i in range(4)])
     with pytest.raises(NothingReadableError, match=r"none of a batch's 4 pairs can be read; .*t\.csv:\d: .*No such file"):
         list(pairs(table, 4).epoch(0))

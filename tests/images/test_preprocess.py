@@ -28,7 +28,7 @@ SIZES = (
 
 
 def picture(mode: str, width: int, height: int):
-    """Deterministic noise over a gradient: every value of the mode may come up."""
+    """Deterministic noise over a gradient, so that all values of the mode occur."""
     chance = np.random.default_rng([width, height, MODES.index(mode)])
     if mode in ("I;16", "I", "F"):
         values = {"I;16": (np.uint16, 0, 65536), "I": (np.int32, -300, 70000), "F": (np.float32, -20, 300)}[mode]
@@ -84,7 +84,7 @@ def test_random_crops_equal_torchvisions(mode: str) -> None:
             after = torch.rand(1)
             torch.manual_seed(seed)
             assert torch.equal(mine(image), expected), (width, height, scale)
-            assert torch.equal(torch.rand(1), after)  # as many random numbers drawn
+            assert torch.equal(torch.rand(1), after)  # the same number of random numbers was drawn
 
 
 def test_other_interpolations_equal_torchvisions() -> None:
@@ -108,8 +108,8 @@ def test_random_crops_differ_and_stay_inside() -> None:
         assert 0.15 < (right - left) * (bottom - top) / 2000 < 0.55
 
 
-def test_it_is_a_value() -> None:
-    """Workers of a data loader get it by pickle, and a log shows it."""
+def test_preprocessings_are_values() -> None:
+    """It can be compared, pickled for the workers of a data loader, and shown in a log."""
     for value in (Preprocess.openai(), Preprocess.siglip(384), RandomCrop(32)):
         assert pickle.loads(pickle.dumps(value)) == value
     assert "size=384" in repr(Preprocess.siglip(384))

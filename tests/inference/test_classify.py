@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = models.TextConfig(77, 49408, 64, 1, 1)
     model = models.create_model(models.ClipConfig(32, models.VisionConfig(16, 8, 64, 1, 1), text))
     with torch.no_grad():
-        model.token_embedding.weight.mul_(50)  # so that labels differ
+        model.token_embedding.weight.mul_(50)  # so that the labels' probabilities differ
     torch.save(model.state_dict(), folder / "model.pt")
     pictures = folder / "some"
     (pictures / "deep").mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_results_are_printed_without_a_file(folder: Path, monkeypatch: pytest.Mo
     assert done.exit_code == 0, done.output
     for path, best in expected(folder, ["a photo of a {}."], 1).items():
         line = next(line for line in done.output.splitlines() if path in line)
-        assert best[0][0] in line  # brackets in a label are no markup
+        assert best[0][0] in line  # brackets in a label are not taken for markup
         assert f"{best[0][1]:.4f}" in line
 
 

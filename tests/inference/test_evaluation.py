@@ -1,4 +1,4 @@
-"""Metrics on files against the dense computation on features that are known."""
+"""Metrics on files against dense computations on known features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = 16
 
 
 class Towers(nn.Module):
-    """Pictures and captions are their numbers, whose features are drawn at random: right for some, wrong for others."""
+    """Each number, of a picture or a caption, has random features: right for some pairs, wrong for others."""
 
     def __init__(self, noise: float = 0.5) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def test_retrieval_with_one_caption_each(tmp_path: Path, workers: int):
 
 
 def several_captions(folder: Path) -> tuple[list[tuple[str, list[str]]], Tensor]:
-    """Picture i has i % 3 + 1 captions with the numbers i, i + 100, i + 200, and so that of each text."""
+    """Picture i has i % 3 + 1 captions, with the numbers i, i + 100 and i + 200."""
     for i in range(20):
         picture(i).save(folder / f"{i}.png")
     rows = [(f"{i}.png", [str(i + 100 * j) for j in range(i % 3 + 1)]) for i in range(20)]
@@ -70,7 +70,7 @@ def several_captions(folder: Path) -> tuple[list[tuple[str, list[str]]], Tensor]
 
 
 def test_retrieval_with_several_captions(tmp_path: Path):
-    """The same in a list, in several rows of a table, in any order."""
+    """The same captions in lists, or in several rows of a table, in any order."""
     rows, texts = several_captions(tmp_path)
     model = Towers(1.0)
     found = dense_ranks(model.images.weight[:20], model.texts(texts))
@@ -119,7 +119,7 @@ def test_few_pictures_have_fewer_recalls(tmp_path: Path):
 
 
 def test_zero_shot_on_a_table(tmp_path: Path):
-    """Class k has the pictures k, k + 40; names are given in no order."""
+    """Class k has the pictures k and k + 40; the names are in no order."""
     numbers = torch.randperm(80, generator=torch.Generator().manual_seed(1))
     for i in numbers.tolist():
         picture(i).save(tmp_path / f"{i}.png")

@@ -38,7 +38,7 @@ def test_equal_to_the_dense_matrix(m: int, n: int, k: int, normalize: bool) -> N
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_scores_are_those_of_the_very_features(dtype: torch.dtype) -> None:
-    """Half features are widened: their products are not rounded to half."""
+    """Half-precision features are widened, so that their products are not rounded to half precision."""
     queries, keys = features(70).to(dtype), features(200, seed=1).to(dtype)
     scores, indices = top_k(queries, keys, 7, workspace_bytes=2 * SMALL)
     dense = (queries.double() @ keys.double().T).topk(7)
@@ -65,7 +65,7 @@ def test_zero_rows_and_nan() -> None:
 
 
 def recall_by_hand(similarity: torch.Tensor, answers: list[set[int]], k: int) -> float:
-    """Of the rows that have answers."""
+    """The share of hits, over the rows that have right answers."""
     ranked = similarity.argsort(1, descending=True)[:, :k].tolist()
     return sum(bool(answer & set(row)) for row, answer in zip(ranked, answers, strict=True) if answer) / sum(map(bool, answers))
 

@@ -1,4 +1,4 @@
-"""The zero-shot classifier against its definition, with models of random weights."""
+"""The zero-shot classifier against its definition, with randomly initialised models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIGMOID = models.ClipConfig(16, models.VisionConfig(16, 8, 32, 1, 2), TEXT, loss
 def make(config: models.ClipConfig) -> models.CLIP:
     torch.manual_seed(0)
     model = models.create_model(config)
-    with torch.no_grad():  # random weights tell texts apart only a little
+    with torch.no_grad():  # randomly initialised models hardly tell texts apart
         model.token_embedding.weight.mul_(50)
     return model.train()
 
@@ -54,7 +54,7 @@ def test_classes_are_normalised_means_of_normalised_prompts(model, at_once: int,
     classifier = ZeroShotClassifier(model, NAMES, TEMPLATES)
     expected = by_definition(model, NAMES)
     torch.testing.assert_close(classifier.class_features, expected, rtol=1e-5, atol=1e-6)
-    assert (expected[0] - expected[1]).abs().max() > 1e-2  # the comparison above means something
+    assert (expected[0] - expected[1]).abs().max() > 1e-2  # otherwise the comparison above would mean nothing
     assert repr(classifier) == "ZeroShotClassifier(5 classes, features of width 16)"
 
 

@@ -42,7 +42,7 @@ def embeddings(rows: int, number: int, dtype: torch.dtype) -> list[Tensor]:
 
 
 def of_embeddings(loss: Any, given: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Value, and the gradients of all columns as one tensor."""
+    """The value, and the gradients of all columns as one tensor."""
     value = loss.compute_loss_from_embeddings(given, None)
     return value.detach(), torch.stack(torch.autograd.grad(value, given))
 
@@ -72,12 +72,12 @@ def test_batches_that_are_cut_into_tiles(st: Peer):
 
 
 def of_model(model: Any, loss: Any, rows: int, number: int) -> tuple[Tensor, Tensor]:
-    """Value, and the gradients of all parameters as one vector, with the same dropout each time."""
+    """The value, and the gradients of all parameters as one vector, with the same dropout each time."""
     model.train().zero_grad()
     torch.manual_seed(2)
     features = [model.preprocess(texts) for texts in columns(rows, number).values()]
     value = loss(features, None)
-    (3 * value).backward()  # as a GradScaler or gradient accumulation would multiply it
+    (3 * value).backward()  # multiplied, as by a GradScaler or by gradient accumulation
     return value.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
@@ -107,7 +107,7 @@ def test_cached_and_at_once_agree_without_dropout(st: Peer, tmp_path: Path):
 
 
 def train(st: Peer, folder: Path, kind: Callable[..., Any], **options: Any) -> tuple[list[float], float, Tensor]:
-    """Losses of the steps, the evaluation's, and all parameters after three steps of two batches each."""
+    """The steps' losses, the evaluation's loss, and all parameters, after three steps of two batches each."""
     datasets = peer("datasets")
     peer("accelerate")
     model = encoder(folder / "model")

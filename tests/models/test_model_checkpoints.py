@@ -1,4 +1,4 @@
-"""Files and state dicts: what is read, what is refused, how positions are resized, what comes back."""
+"""Files and state dicts: reading, refusing and writing them, and resizing positions."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_model_on_meta_is_filled(kind: str) -> None:
     with torch.no_grad():
         expected = model(images, texts)[0]
         for tensor in state.values():
-            tensor.zero_()  # the model has tensors of its own
+            tensor.zero_()  # the model must have its own tensors
         assert torch.equal(twin(images, texts)[0], expected)
     assert all(p.requires_grad for p in twin.parameters())
 
@@ -234,7 +234,7 @@ def test_resnet_positions_are_resized() -> None:
     torch.testing.assert_close(table[1:].detach(), torch.full((9, 256), 0.25))
 
 
-def test_a_checkpoint_of_another_shape_is_no_resolution() -> None:
+def test_a_checkpoint_of_another_shape_is_not_resized() -> None:
     bigger = ClipConfig(24, replace(VIT, width=96), TINY["ViT"].text)
     with pytest.raises(ValueError, match=r"\d+ of another shape: visual"):
         load_checkpoint(CLIP(bigger), VIT_STATE)

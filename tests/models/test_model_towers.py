@@ -1,4 +1,4 @@
-"""Names, configurations, and what defines the towers beside their parameters; initial values by their statistics."""
+"""Named models, configurations, the towers' behaviour, and the statistics of initial values."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_unknown_name_lists_close_ones(name: str, close: str) -> None:
         create_model(name)
 
 
-def test_what_is_no_name_is_refused() -> None:
+def test_values_that_are_not_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"name must be one of clipfast.models.list_models\(\); got '\?'$"):
         create_model("?")
     with pytest.raises(TypeError, match="name_or_config must be a model's name or a ClipConfig; got dict"):
@@ -204,7 +204,7 @@ def test_initial_values_of_eva(block: str) -> None:
         expected |= {f"{at}.attn.in_proj_weight": 0.02, f"{at}.attn.out_proj.weight": branch}
         expected |= {f"{at}.mlp.c_fc.weight": 0.02, f"{at}.mlp.c_proj.weight": branch}
         expected |= {f"{at}.mlp.gate.weight": 0.02} if block == "eva02" else {}
-    del expected["visual.class_embedding"]  # 96 numbers: too few for a tight bound
+    del expected["visual.class_embedding"]  # 96 numbers are too few for a tight bound
     stds(model, expected)
     assert model.visual.class_embedding.std().item() == pytest.approx(0.02, rel=0.25)
     biases = [value for name, value in model.visual.named_parameters() if "bias" in name and "conv1" not in name]

@@ -18,7 +18,7 @@ sentencepiece = pytest.importorskip("sentencepiece")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ids as in T5's: padding 0, end 1, unknown 2, no start."""
+    """With T5's ids: padding 0, end 1, unknown 2, no start."""
     return train(tmp_path_factory.mktemp("pieces"), **T5_IDS)
 
 

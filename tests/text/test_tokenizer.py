@@ -43,7 +43,7 @@ def test_decoded_texts_equal_openais(original, ids) -> None:
 
 
 def test_rows_equal_open_clips() -> None:
-    texts = varied_texts(5500, special_tokens=False)  # it spells the special tokens otherwise
+    texts = varied_texts(5500, special_tokens=False)  # its special tokens are spelled differently
     theirs = peer_module("open_clip", "tokenizer.py", "open_clip_torch").SimpleTokenizer()(texts)
     mine = tokenize(texts, truncate=True)
     assert mine.dtype == torch.int32
@@ -51,7 +51,7 @@ def test_rows_equal_open_clips() -> None:
 
 
 def test_the_texts_are_varied(ids) -> None:
-    """What the comparisons claim to cover is there."""
+    """The texts hold every case that the comparisons claim to cover."""
     assert len(set(TEXTS)) >= 5000
     assert max(len(row) for row in ids) > 300
     assert [] in ids
@@ -73,7 +73,7 @@ def test_a_long_text_is_refused_or_cut() -> None:
     assert cut[0] == 49406
     assert cut[-1] == 49407
     assert (cut[1:-1] == cut[1]).all()
-    assert tokenize("word " * 75).shape == (1, 77)  # as long as fits
+    assert tokenize("word " * 75).shape == (1, 77)  # the longest text that fits
     assert tokenize("two words", context_length=1, truncate=True).tolist() == [[49407]]
 
 
