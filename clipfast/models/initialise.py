@@ -1,4 +1,4 @@
-"""Initial values of towers, one recipe for each family. Tests compare the parameters' statistics with this page.
+"""Initial values of towers, one recipe for each family. Tests compare the parameters' statistics with what this says.
 
 "clip" (Radford et al., 2021, and OpenAI's code): in the text tower the residual branches shrink with the depth, so that
 the sum's variance does not grow with it; the vision transformer's blocks keep torch's defaults.

@@ -19,7 +19,10 @@ class LayerNorm(nn.LayerNorm):
 
 
 class MLP(nn.Module):
-    """``c_proj(act(c_fc(x)))``, or if gated ``c_proj(ln(act(gate(x)) * c_fc(x)))``: (..., width) -> (..., width)."""
+    """``c_proj(act(c_fc(x)))``, or if gated ``c_proj(act(gate(x)) * c_fc(x))``: (..., width) -> (..., width).
+
+    With ``sub_norm`` a LayerNorm precedes ``c_proj``.
+    """
 
     def __init__(self, block: BlockConfig) -> None:
         super().__init__()

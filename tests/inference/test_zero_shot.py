@@ -141,8 +141,3 @@ def test_argument_errors(model, arguments, error, message) -> None:
         ZeroShotClassifier(model, *arguments)
     with pytest.raises(ValueError, match=r"k must be a whole number in \[1, 5\]"):
         ZeroShotClassifier(model, NAMES).top_k(IMAGES, 6)
-
-
-def test_prompts() -> None:
-    assert fill("a {} or {}", "{x}") == "a {x} or {x}"
-    assert fill(partial(str.replace, "a photo of NAME", "NAME"), "cat") == "a photo of cat"

@@ -24,7 +24,8 @@ SCALARS = ("logit_scale", "logit_bias")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a file has each parameter: rules and a prefix for each tower. ``name`` is for messages."""
+    """Where a file has each parameter: rules and a prefix for each tower, and the dimensions of the scale and the bias there.
+    ``name`` is for messages."""
 
     name: str
     vision: tuple[Rule, ...] = SAME
