@@ -1,1 +1,1 @@
-"""What every room may use: dtypes, files written whole, optional packages, downloads."""
+"""What every room may use: dtypes, checks of arguments, files written whole, optional packages, downloads."""

@@ -21,11 +21,11 @@ from clipfast.common.download_progress import progress
 CHUNK = 2**18
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 4
-PAUSE = 1.0  # seconds before the first repetition; doubled each time
+PAUSE = 1.0  # seconds before the second attempt; doubled for each later one
 
 
 def cache_folder() -> Path:
-    """``~/.cache/clip``, the original's: its downloads are found, and it finds these."""
+    """``~/.cache/clip``, as in OpenAI's package, so that each finds the other's downloads."""
     return Path("~/.cache/clip").expanduser()
 
 
@@ -38,11 +38,11 @@ def sha256_of(path: Path) -> str:
 
 
 def download(url: str, sha256: str, folder: str | os.PathLike[str]) -> Path:
-    """``url``'s file in ``folder``, fetched unless a file with this ``sha256`` is there already.
+    """The file of ``url`` in ``folder``, fetched unless a file with this ``sha256`` is there already.
 
     The bytes go to ``<name>.part``, which a later call continues where this one was interrupted. Several processes may
     ask for one file: one of them downloads, the others wait for it (where the system has file locks). Raises
-    RuntimeError, with what to do, where the server cannot be reached or sends another file.
+    RuntimeError, which says what to do, if the server cannot be reached or sends another file.
     """
     target = Path(folder) / urllib.parse.unquote(urllib.parse.urlsplit(url).path.rpartition("/")[2])
     if target.exists() and not target.is_file():
@@ -71,7 +71,7 @@ def _check(part: Path, sha256: str, url: str) -> None:
 
 
 def _fetch(url: str, sha256: str, part: Path, target: Path) -> None:
-    """Complete ``part``, beginning again where the connection broke."""
+    """Complete ``part``, resuming where a connection broke."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _receive(url, part)
@@ -97,14 +97,14 @@ def _receive(url: str, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is left to send: what is here is complete, or another file
+        if error.code == 416 and have:  # there is no more to send: the part is complete, or of another file
             return
         raise
     with response:
         resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if response.status == 206 and not resumed:
             part.unlink(missing_ok=True)
-            raise ConnectionError("the server sent another part of the file than was asked for")
+            raise ConnectionError("the server sent another part of the file than the one requested")
         length = response.headers.get("Content-Length")
         start = have if resumed else 0
         total = None if length is None else start + int(length)
@@ -127,7 +127,7 @@ def _copy(response: http.client.HTTPResponse, file: IO[bytes], name: str, start:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Wait for other processes that hold ``lock``; the system releases it when its owner dies. Nothing on Windows."""
+    """Hold ``lock``, after waiting for other holders; the system releases it when its holder dies. No lock on Windows."""
     if find_spec("fcntl") is None:
         yield
         return
@@ -147,4 +147,4 @@ def _held(lock: Path) -> IO[str]:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 return file
-        file.close()  # its last holder removed the file that we waited for: others may hold a new one
+        file.close()  # its last holder has removed the file, and others may hold a new one

@@ -1,4 +1,4 @@
-"""How far a download is: a bar with rich or tqdm if one of them is installed, otherwise a line now and then."""
+"""The progress of a download: a bar if rich or tqdm is installed, otherwise a line now and then."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 
 MIB = 2**20
-LINES = 10  # of the plain display, at most
+LINES = 10  # at most, of the plain display
 
 
 def progress(name: str, start: int, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
-    """Gives ``advance(bytes)``; ``start`` bytes are there already, and ``total`` is None where the server does not say."""
+    """Gives ``advance(bytes)``. ``start`` bytes are there already; ``total`` is None if the server does not say it."""
     if sys.stderr.isatty() and find_spec("rich") is not None:
         return _rich(name, start, total)
     if sys.stderr.isatty() and find_spec("tqdm") is not None:
@@ -41,7 +41,7 @@ def _tqdm(name: str, start: int, total: int | None) -> Iterator[Callable[[int], 
 
 @contextmanager
 def _lines(name: str, start: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """For logs: each tenth of the file, or every 100 MiB of one of unknown size."""
+    """For logs: a line for each tenth of the file, or for every 100 MiB if its size is unknown."""
     done, step = start, max(1, -(-total // LINES)) if total else 100 * MIB
     of = f" of {total / MIB:.1f}" if total else ""
     print(f"downloading {name}: {done / MIB:.1f}{of} MiB", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Optional packages: imported when they are needed, named with what to install when they are missing."""
+"""Optional packages, imported when they are needed, with an error that says what to install."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         except BaseException:
             os.unlink(file.name)
             raise
-    os.chmod(file.name, 0o666 & ~_umask())  # a temporary file is its owner's alone
+    os.chmod(file.name, 0o666 & ~_umask())  # only its owner may read a temporary file
     os.replace(file.name, path)
 
 

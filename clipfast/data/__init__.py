@@ -2,7 +2,7 @@
 
 from clipfast.data.batches import PairBatch
 from clipfast.data.data_config import DataConfig
-from clipfast.data.pairs import PairData, open_pairs
 from clipfast.data.records import NothingReadableError, Skipped
+from clipfast.data.training_pairs import PairData, open_pairs
 
 __all__ = ["DataConfig", "NothingReadableError", "PairBatch", "PairData", "Skipped", "open_pairs"]

@@ -1,4 +1,4 @@
-"""From records to batches of tensors: what a worker process does."""
+"""From records to batches of tensors: the work of a worker process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tokenize = Callable[[list[str]], Tensor]
 
 
 class PairBatch(NamedTuple):
-    """``images`` float32 (B, 3, size, size), ``tokens`` integers (B, L), and the pairs that were left out of them."""
+    """``images`` float32 (B, 3, size, size), ``tokens`` integers (B, L), and the pairs that were left out."""
 
     images: Tensor
     tokens: Tensor
@@ -26,18 +26,18 @@ class PairBatch(NamedTuple):
 
 
 class PictureBatch(NamedTuple):
-    """``images`` float32 (B, 3, size, size), the captions of each, and what was left out."""
+    """``images`` float32 (B, 3, size, size), the captions of each, and the pictures that were left out."""
 
     images: Tensor
     captions: tuple[tuple[str, ...], ...]
     skipped: tuple[Skipped, ...] = ()
 
 
-class Maker(Protocol):
+class BatchMaker(Protocol):
     """Turns records into a batch."""
 
     def item(self, record: Record, *numbers: int) -> tuple[Tensor, Any]:
-        """A picture (3, size, size) and what belongs to it. ``numbers`` name the record, for what is random in it."""
+        """A picture (3, size, size) and what belongs to it. ``numbers`` identify the record, and seed its augmentation."""
 
     def batch(self, images: Tensor, rest: tuple[Any, ...], skipped: tuple[Skipped, ...]) -> Any:
         """``images`` (B, 3, size, size), with B = 0 if nothing could be read."""
@@ -45,7 +45,7 @@ class Maker(Protocol):
 
 @dataclass(frozen=True)
 class PairMaker:
-    """Pairs to train on: the picture augmented, one of its captions as ids (L,)."""
+    """Pairs to train on: the augmented picture, and one of its captions as ids (L,)."""
 
     transform: Callable[[Any], Tensor]
     tokenize: Tokenize
@@ -83,15 +83,15 @@ def _picture(record: Record, transform: Callable[[Any], Tensor]) -> Tensor:
 
 
 def _ids(caption: str, tokenize: Tokenize) -> Tensor:
-    """(L,); ``UnreadableError`` for a text that is too long, if the tokenizer does not cut it."""
+    """Ids (L,). ``UnreadableError`` for a text that is too long for the tokenizer, unless the tokenizer cuts it."""
     try:
         return tokenize([caption])[0]
     except (RuntimeError, ValueError) as error:
         raise UnreadableError(f"the caption cannot be tokenized: {error}") from error
 
 
-def made(maker: Maker, examples: Iterator[Example | Skipped], *numbers: int) -> Any:
-    """A batch of ``examples``, each named by ``numbers`` and its place."""
+def make_batch(maker: BatchMaker, examples: Iterator[Example | Skipped], *numbers: int) -> Any:
+    """A batch of ``examples``, each identified by ``numbers`` and its place."""
     items, skipped = [], []
     for example in examples:
         if isinstance(example, Skipped):
@@ -106,21 +106,21 @@ def made(maker: Maker, examples: Iterator[Example | Skipped], *numbers: int) -> 
 
 
 def _skipped(where: str, error: UnreadableError) -> Skipped:
-    """An error that names its own place does not name it twice."""
+    """``error`` at ``where``, which is not repeated if the error's message begins with it."""
     return Skipped(where, str(error).removeprefix(f"{where}: "))
 
 
 @dataclass(frozen=True)
 class BatchesOfRecords:
-    """What ``DataLoader`` calls a data set: its keys are (epoch, indices of one batch), its items whole batches."""
+    """A data set for ``DataLoader`` whose keys are (epoch, indices of one batch) and whose items are whole batches."""
 
     records: Records
-    maker: Maker
+    maker: BatchMaker
     seed: int = 0
 
     def __getitem__(self, key: tuple[int, Sequence[int]]) -> Any:
         epoch, indices = key
-        return made(self.maker, map(self._example, map(int, indices)), self.seed, epoch)
+        return make_batch(self.maker, map(self._example, map(int, indices)), self.seed, epoch)
 
     def _example(self, index: int) -> Example | Skipped:
         where = self.records.where(index)
@@ -132,7 +132,7 @@ class BatchesOfRecords:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """torch's generator of the CPU at ``seed``, and then as it was; those of the GPUs are left alone."""
+    """Seed torch's CPU generator, and restore its state at the end. The GPUs' generators are left alone."""
     generator = torch.default_generator
     state = generator.get_state()
     generator.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The order of an epoch, and every random number of the data: pure functions of the seed, the epoch and the place in it."""
+"""The order of an epoch, and the seeds of its random numbers: pure functions of the seed, the epoch and the place in it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 
 def seed_of(*numbers: int) -> int:
-    """Several numbers mixed to one of 64 bits."""
+    """Several numbers hashed to one of 64 bits."""
     return int.from_bytes(blake2b(repr(numbers).encode(), digest_size=8).digest(), "little")
 
 
 def whole_batches(count: int, size: int, groups: np.ndarray | None) -> int:
-    """How many batches of ``size`` there are in ``count`` pairs, of which none has two pairs of one group.
+    """How many batches of ``size`` can be dealt from ``count`` pairs, if no batch may have two pairs of one group.
 
-    T batches can be dealt if the groups, each cut to T pairs, hold T·size of them; more of a group would meet in a batch.
+    T batches can be dealt if the groups, each cut to T pairs, hold T·size pairs: a batch can use one pair of each group.
     """
     if groups is None:
         return count // size
@@ -28,8 +28,10 @@ def whole_batches(count: int, size: int, groups: np.ndarray | None) -> int:
 
 
 def epoch_order(count: int, steps: int, size: int, groups: np.ndarray | None, seed: int, epoch: int) -> np.ndarray:
-    """(steps, size) int64: the pairs of every batch, none twice; what is left over of ``count`` pairs is another lot each
-    epoch. ``steps`` is at most ``whole_batches``."""
+    """(steps, size) int64: the pairs of every batch, none twice. ``steps`` is at most ``whole_batches``.
+
+    The unused remainder of the ``count`` pairs differs each epoch.
+    """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(count)
     if groups is None:
@@ -40,6 +42,6 @@ def epoch_order(count: int, steps: int, size: int, groups: np.ndarray | None, se
     labels = labels[together]
     first = np.searchsorted(labels, labels)
     order = order[together][np.arange(count) - first < steps]
-    # As many as are needed, dealt like cards: pairs of one group are neighbours, and go to different batches.
+    # As many as are needed, dealt like cards: pairs of one group are neighbours, so they go to different batches.
     kept = np.sort(random.permutation(len(order))[: steps * size])
     return order[kept].reshape(size, steps).T[random.permutation(steps)]

@@ -1,4 +1,4 @@
-"""One picture with its captions, wherever it came from, and what becomes of those that cannot be read."""
+"""A picture with its captions, from any source, and how one that cannot be read is reported."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from clipfast.images.pictures import UnreadableError
 
 
 class Skipped(NamedTuple):
-    """A pair that was left out: ``where`` is file:line, a picture's path or shard/key."""
+    """A pair that was left out: ``where`` it is (file:line, a picture's path, or shard/key), and ``why``."""
 
     where: str
     why: str
 
 
 class NothingReadableError(ValueError):
-    """A batch, or everything there is, without one readable pair."""
+    """A batch, or a whole source, has no readable pair."""
 
 
 class Record(NamedTuple):
-    """A picture, as a path or as the bytes of its file, and its captions, of which training takes one."""
+    """A picture, as a path or as the bytes of its file, and its captions, one of which is drawn in training."""
 
     image: str | bytes
     captions: tuple[str, ...]
 
 
 class Example(NamedTuple):
-    """A record, its place in the epoch or in the table, and where it is for a reader of messages."""
+    """A record, its place in the epoch or in the table, and where it is, for messages."""
 
     place: int
     where: str
@@ -47,7 +47,7 @@ class Records(Protocol):
 
 
 class Grouped(Records, Protocol):
-    """Records whose values can be compared without reading the pictures."""
+    """Records that can be grouped by a value without reading the pictures."""
 
     def labels(self) -> list[str]:
         """The class names, sorted, each once."""
@@ -57,13 +57,13 @@ class Grouped(Records, Protocol):
 
 
 def checked_captions(value: object, origin: str) -> tuple[str, ...]:
-    """A text, or a list of several, none of them empty."""
+    """``value``, a caption or a list of them, as a tuple. Raises ``UnreadableError``, which names ``origin``."""
     captions = tuple(value) if isinstance(value, list) else (value,)
     if not captions or any(caption is None or caption == "" for caption in captions):
         raise UnreadableError(f"the caption is empty ({origin})")
     for caption in captions:
         if not isinstance(caption, str):
-            raise UnreadableError(f"the caption is not a text, but {type(caption).__name__} ({origin})")
+            raise UnreadableError(f"the caption must be a text; got {type(caption).__name__} ({origin})")
         if not caption.strip():
             raise UnreadableError(f"the caption is empty ({origin})")
         if not is_unicode(caption):
@@ -72,5 +72,5 @@ def checked_captions(value: object, origin: str) -> tuple[str, ...]:
 
 
 def is_unicode(text: str) -> bool:
-    """False for a text with bytes in it that were not UTF-8, which Python keeps as single surrogates."""
+    """Whether all of a decoded text was UTF-8: Python keeps other bytes as single surrogates."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -1,6 +1,6 @@
-"""Batches from a stream of samples: one process reads it, others decode.
+"""Batches from a stream of samples: one process reads the stream, the workers decode pictures.
 
-So the order is the stream's, whatever the number of workers, and each shard is read once.
+So the order is the stream's for any number of workers, and each shard is read once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from clipfast.data.batches import Maker, made
+from clipfast.data.batches import BatchMaker, make_batch
 from clipfast.data.loader import batch_loader
 from clipfast.data.records import Example, Record, Skipped
 from clipfast.data.shards import Sample
@@ -23,15 +23,20 @@ from clipfast.data.shards import Sample
 Samples = Callable[[], Iterator[Sample | Skipped]]
 
 
-def stream_batches(samples: Samples, batch_size: int, first: int, maker: Maker, workers: int, *numbers: int) -> Iterator[Any]:
-    """Batches from number ``first`` on, the last one perhaps smaller. Earlier samples are read, as a tar file has no index,
-    and not decoded. ``samples`` and ``maker`` go to other processes, unless ``workers`` is 0."""
+def stream_batches(
+    samples: Samples, batch_size: int, first: int, maker: BatchMaker, workers: int, *numbers: int
+) -> Iterator[Any]:
+    """Batches from number ``first`` on, the last one perhaps smaller. ``numbers`` identify the stream to ``maker``.
+
+    Earlier samples are read, as a tar file has no index, but not decoded. Unless ``workers`` is 0, ``samples`` and ``maker``
+    must be picklable where processes are not forked.
+    """
     reading = batch_loader(_Reading(samples, batch_size, first), None, min(1, workers), pin=False)
     return iter(batch_loader(_Decoding(maker, numbers), reading, workers))
 
 
 class Packed(NamedTuple):
-    """A batch as it was read: the bytes of all pictures in one uint8 tensor, which processes hand over without a copy."""
+    """A batch before decoding: the bytes of all pictures in one uint8 tensor, which processes pass on without a copy."""
 
     place: int
     data: Tensor
@@ -71,8 +76,8 @@ class _Reading(IterableDataset[Packed]):
 
 @dataclass(frozen=True)
 class _Decoding:
-    maker: Maker
+    maker: BatchMaker
     numbers: tuple[int, ...]
 
     def __getitem__(self, packed: Packed) -> Any:
-        return made(self.maker, packed.examples(), *self.numbers)
+        return make_batch(self.maker, packed.examples(), *self.numbers)

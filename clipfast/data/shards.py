@@ -1,4 +1,4 @@
-"""WebDataset tar shards: read from beginning to end, in one stream for each process of the training."""
+"""WebDataset tar shards, read from beginning to end in one stream for each process of the training."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ class Shards:
         return (sample for url in self.urls for sample in self.samples(url))
 
     def samples(self, url: str) -> Iterator[Sample | Skipped]:
-        """A damaged shard ends before its damage, and that counts as one pair that was left out."""
+        """The samples of one shard. A damaged shard ends where its damage begins, which counts as one pair left out."""
         try:
             for found in _webdataset("tariterators").tarfile_samples(iter([{"url": url}])):
                 yield self._sample(f"{url}/{found['__key__']}", found)
-            if _is_local(url) and not _has_end(Path(url)):  # for the tar format itself a file may end between two members
-                raise EOFError("it has no end mark, so it was cut off")
-        except Exception as error:  # of tarfile, a decompressor, a network; the other shards may be whole
+            if _is_local(url) and not _has_end(Path(url)):  # the tar format itself allows a file to end between two members
+                raise EOFError("it has no end mark, so it has been cut off")
+        except Exception as error:  # from tarfile, a decompressor or a network; the other shards may be intact
             reason = error.args[0] if error.args else repr(error)
             yield Skipped(url, f"the rest of the shard cannot be read: {reason}")
 
@@ -71,16 +71,16 @@ class Shards:
 
 @dataclass(frozen=True)
 class Stream:
-    """One process's samples: its share of the shards in an order for each epoch, mixed in a buffer of ``mixing`` samples."""
+    """One process's samples: its share of the shards, reordered each epoch, shuffled in a buffer of ``buffer`` samples."""
 
     shards: Shards
-    mixing: int
+    buffer: int
     seed: int
     rank: int
     world_size: int
 
     def epoch(self, epoch: int, wanted: int) -> Iterator[Sample | Skipped]:
-        """``wanted`` samples: a process that has read all its shards before begins them again, and says so."""
+        """``wanted`` samples. A process whose shards hold fewer reads them again, and logs a warning."""
         return islice(self._endless(epoch), wanted)
 
     def _endless(self, epoch: int) -> Iterator[Sample | Skipped]:
@@ -89,7 +89,7 @@ class Stream:
         for turn in count():
             chance = random.Random(seed_of(self.seed, epoch, self.rank, turn))
             samples = (sample for url in chance.sample(mine, len(mine)) for sample in self.shards.samples(url))
-            shuffle = _webdataset("filters").shuffle(max(1, self.mixing), max(1, self.mixing), rng=chance)
+            shuffle = _webdataset("filters").shuffle(max(1, self.buffer), max(1, self.buffer), rng=chance)
             read = 0
             for sample in shuffle(samples):
                 read += 1
@@ -106,7 +106,7 @@ def _check_tar(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"there is no shard {path}")
     if not tarfile.is_tarfile(path):
-        raise ValueError(f"{path} is not a tar file")
+        raise ValueError(f"a shard must be a tar file; got {path}")
 
 
 def _is_local(url: str) -> bool:
@@ -114,7 +114,7 @@ def _is_local(url: str) -> bool:
 
 
 def _has_end(path: Path) -> bool:
-    """Two blocks of zeros; a compressed file that is cut off is an error where it is read."""
+    """Whether the file ends in zeros, as tar requires. Reading a compressed file that is cut off fails by itself."""
     if path.suffix != ".tar":
         return True
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Pairs listed in a table: the path of a picture and its caption, or captions."""
+"""Pairs listed in a table: the path of each picture, and its caption or captions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 
 from clipfast.data.data_config import DataConfig
 from clipfast.data.records import Record, checked_captions
-from clipfast.data.rows import DelimitedRows, JsonRows, Rows
+from clipfast.data.table_rows import DelimitedRows, JsonRows, Rows
 from clipfast.images.pictures import UnreadableError
 
 ROWS: dict[str, type[Rows]] = {".csv": DelimitedRows, ".tsv": DelimitedRows, ".jsonl": JsonRows}
 
 
 class Table:
-    """``Records`` of a CSV, TSV or JSONL file. In JSONL a caption may be a list of several."""
+    """``Records`` of a CSV, TSV or JSONL file. In JSONL a caption may be a list of captions."""
 
     def __init__(self, config: DataConfig) -> None:
         path = Path(config.source)
@@ -38,7 +38,7 @@ class Table:
         row = self._rows[index]
         path = row.get(self.image)
         if not isinstance(path, str) or not path:
-            raise UnreadableError(f"there is no path of a picture in {self.image!r}, but {path!r}")
+            raise UnreadableError(f"{self.image!r} must be the path of a picture; got {path!r}")
         captions = checked_captions(row.get(self.caption), f"in {self.caption!r}")
         return Record(os.path.join(self.root, path), captions)
 
@@ -57,15 +57,16 @@ class Table:
     def _check(self, column: str) -> None:
         if column not in self._rows.columns:
             named = ", ".join(map(repr, self._rows.columns))
-            raise ValueError(f"{self._rows.path} has no column {column!r}; its columns are {named}")
+            raise ValueError(f"{self._rows.path} must have a column {column!r}; got {named}")
 
 
 class JoinedRows:
-    """The pictures of a table: one with several rows comes once, with the captions of all, or not if one of them is broken."""
+    """``Records`` of a table's pictures: one with several rows comes once, with all their captions, and if one of its rows
+    cannot be read, neither can the picture."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        pictures = table.groups(table.image)  # numbered as they first come
+        pictures = table.groups(table.image)  # numbered in the order of their first rows
         self._rows = np.argsort(pictures, kind="stable")
         self._first = np.searchsorted(pictures[self._rows], np.arange(pictures.max() + 2))
 

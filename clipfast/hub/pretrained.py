@@ -35,11 +35,11 @@ MODELS = {
     "ViT-L/14": ("ViT-L-14.pt", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
     "ViT-L/14@336px": ("ViT-L-14-336px.pt", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02"),
 }
-"""Of each of OpenAI's models, the file on its server and its sha256, which is also the file's folder there."""
+"""The files of OpenAI's models on its server, and their sha256, which are also their folders there."""
 
 
 def available_models() -> list[str]:
-    """The names that ``load`` downloads: OpenAI's. Other models come from files."""
+    """The names of the models that ``load`` downloads: OpenAI's. Other models are loaded from files."""
     return list(MODELS)
 
 
@@ -54,15 +54,15 @@ def load(
 ) -> tuple[nn.Module, Preprocess]:
     """A trained model in evaluation mode, and the preprocessing of its pictures.
 
-    ``name`` is one of ``available_models()``, which is downloaded to ``download_root`` (``~/.cache/clip``) if it is not
-    there, or a file: a TorchScript archive, a state dict saved by torch, or safetensors. ``device`` is by default "cuda"
-    where there is one, else "cpu". ``jit=True`` returns the archive's own TorchScript code instead of this package's model.
+    ``name`` is one of ``available_models()``, downloaded to ``download_root`` (``~/.cache/clip``) unless it is there, or a
+    file: a TorchScript archive, a state dict saved by torch, or safetensors. ``device`` is by default "cuda" if there is a
+    GPU, otherwise "cpu". ``jit=True`` returns the archive's own TorchScript code instead of this package's model.
 
-    Beyond the original: ``model`` is the name or configuration of a model that cannot be told from the file, such as
-    "ViT-B-16-SigLIP"; by default the file has OpenAI's names and QuickGELU, or is one of ``python -m clipfast train``, which
-    knows its configuration. ``dtype`` is that of the matrices and convolutions. Without it a ``model`` named so, and one
-    that was trained here, is float32, and any other is as the original's: float16, and on the CPU
-    widened to float32 again, which rounds a float32 checkpoint; ``dtype=torch.float32`` does not.
+    Two arguments are not in the original. ``model`` is the name or configuration of the model, for a file that does not tell
+    it ("ViT-B-16-SigLIP"). By default the file has OpenAI's names and QuickGELU, or its configuration in it, as the files of
+    ``python -m clipfast train`` have. ``dtype`` is that of matrices and convolutions. By default it is float32 if ``model`` is
+    given or clipfast trained the file; otherwise float16, as in the original, then widened to float32 on the CPU. So a float32
+    checkpoint is rounded, unless ``dtype=torch.float32``.
 
     Raises RuntimeError for an unknown name and for a download that fails, ValueError for a file of another kind.
     """
@@ -79,7 +79,7 @@ def load(
 
 
 def preprocess_of(config: ClipConfig) -> Preprocess:
-    """SigLIP's for a model with the sigmoid loss, otherwise OpenAI's, at the size of the model's pictures."""
+    """The preprocessing for a model: SigLIP's if its loss is the sigmoid loss, otherwise OpenAI's, at its pictures' size."""
     family = Preprocess.siglip if config.loss == "sigmoid" else Preprocess.openai
     return family(config.vision.image_size)
 
@@ -102,7 +102,7 @@ def _filled(path: Path, model: str | ClipConfig | None, dtype: torch.dtype | Non
         config = ClipConfig.from_dict(trained_here)
     else:
         config, dtype = config_from_state_dict(state), dtype or torch.float16
-    empty = create_model(config, device="meta")  # nothing is initialised that the file replaces
+    empty = create_model(config, device="meta")  # so that no values are drawn which the file would replace
     if dtype is not None:
         convert_weights(empty, dtype)
     load_checkpoint(empty, state)
@@ -113,6 +113,8 @@ def _archive(
     path: Path, device: torch.device, model: str | ClipConfig | None, dtype: torch.dtype | None
 ) -> tuple[nn.Module, Preprocess]:
     if model is not None or dtype is not None:
-        raise ValueError("jit=True returns the archive as it is: model and dtype cannot be chosen; leave them, or jit, out")
+        raise ValueError(
+            f"model and dtype must be None with jit=True, which returns the archive as it is; got {model!r} and {dtype}"
+        )
     loaded = load_archive(path, device)
     return loaded, Preprocess.openai(int(loaded.input_resolution))

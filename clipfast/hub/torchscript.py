@@ -1,4 +1,4 @@
-"""OpenAI's TorchScript archives as they are: their graphs, written for a GPU in half precision, on another device."""
+"""OpenAI's TorchScript archives, whose graphs were traced for a GPU in half precision, on any device."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-HALF, SINGLE = 5, 6  # of float16 and float32 in a graph
+FLOAT16, FLOAT32 = 5, 6  # the numbers of these dtypes in a graph
 
 
 def load_archive(path: Path, device: torch.device) -> Any:
     """The ``torch.jit.ScriptModule`` in ``path`` on ``device``, in evaluation mode; on the CPU in float32.
 
-    An archive has the device on which it was traced in its graphs, and casts to float16: both are replaced.
+    The archive's graphs name the device on which it was traced, and cast to float16: both are replaced.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript as a whole is deprecated: nothing to be done here
+        warnings.simplefilter("ignore", DeprecationWarning)  # all of TorchScript is deprecated
         model = torch.jit.load(str(path), map_location=device).eval()
     for graph in _graphs(model):
         for constant in graph.findAllNodes("prim::Constant"):
@@ -31,17 +31,17 @@ def load_archive(path: Path, device: torch.device) -> Any:
 
 
 def _graphs(model: Any) -> Iterator[Any]:
-    """Of every method of every module; encode_image and encode_text are methods beside forward."""
+    """The graph of every method of every module: encode_image and encode_text are methods beside forward."""
     for module in model.modules():
         for name in module._c._method_names():
             yield module._c._get_method(name).graph
 
 
 def _widen(graph: Any, cast: Any) -> None:
-    """A cast to float16 becomes one to float32. The constant 5 may have other users: it is not changed itself."""
+    """Turn a cast to float16 into one to float32, with a new constant, as the constant 5 may have other users."""
     inputs = list(cast.inputs())
-    for place in (1, 2):  # the dtype comes first, or after a device
+    for place in (1, 2):  # the dtype is the first argument, or the second after a device
         value = inputs[place]
-        if value.type().kind() == "IntType" and value.toIValue() == HALF:
+        if value.type().kind() == "IntType" and value.toIValue() == FLOAT16:
             with graph.insert_point_guard(cast):
-                cast.replaceInput(place, graph.insertConstant(SINGLE))
+                cast.replaceInput(place, graph.insertConstant(FLOAT32))

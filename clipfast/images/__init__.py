@@ -1,1 +1,1 @@
-"""Pictures: reading and preprocessing."""
+"""Pictures: finding, reading and preprocessing them."""

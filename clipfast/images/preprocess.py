@@ -1,4 +1,4 @@
-"""Pictures to the tensors that the image towers read, with PIL and numpy; bit for bit as torchvision's transforms."""
+"""From pictures to the tensors that image towers read, with PIL and numpy, bit for bit as torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipfast.common.argument_checks import check_choice, check_whole_number
 from clipfast.common.extras import require
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class _Pixels:
-    """What evaluation and training share: the square's side in pixels, and the numbers that its colours become."""
+    """What evaluation and training share: the side of the square in pixels, and the normalisation of its colours."""
 
     size: int = 224
     mean: Triple = OPENAI_MEAN
@@ -35,11 +36,10 @@ class _Pixels:
     INTERPOLATIONS: ClassVar[tuple[str, ...]] = ("nearest", "bilinear", "bicubic", "lanczos")
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"size must be a whole number above 0, the side of the square in pixels; got {self.size!r}")
-        one_of("interpolation", self.interpolation, self.INTERPOLATIONS)
+        check_whole_number("size", self.size, 1)
+        check_choice("interpolation", self.interpolation, self.INTERPOLATIONS)
         if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
-            raise ValueError(f"mean and std take three numbers each, those of std above 0; got {self.mean} and {self.std}")
+            raise ValueError(f"mean and std must be three numbers each, those of std above 0; got {self.mean} and {self.std}")
 
     def _resized(self, image: Image, width: int, height: int) -> Image:
         if image.size == (width, height):
@@ -58,8 +58,8 @@ class _Pixels:
 class Preprocess(_Pixels):
     """A PIL image of any mode -> float32 (3, size, size): ``resize``, then RGB, [0, 1], minus ``mean`` over ``std``.
 
-    ``resize="crop"`` scales the shorter side to ``size`` and cuts the middle out of the longer one (OpenAI's); ``"squash"``
-    scales each side to ``size`` (SigLIP's). The picture is resized in its own mode, as the original does.
+    ``resize="crop"`` scales the shorter side to ``size`` and cuts the middle out of the longer one (OpenAI's way);
+    ``"squash"`` scales both sides to ``size`` (SigLIP's). The picture is resized in its own mode, as in the originals.
     """
 
     resize: str = "crop"
@@ -68,20 +68,20 @@ class Preprocess(_Pixels):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("resize", self.resize, self.RESIZES)
+        check_choice("resize", self.resize, self.RESIZES)
 
     @classmethod
     def openai(cls, size: int = 224) -> Preprocess:
-        """As OpenAI's CLIP, which EVA-CLIP follows."""
+        """The preprocessing of OpenAI's CLIP, and of EVA-CLIP."""
         return cls(size)
 
     @classmethod
     def siglip(cls, size: int = 224) -> Preprocess:
-        """As SigLIP and SigLIP 2."""
+        """The preprocessing of SigLIP and SigLIP 2."""
         return cls(size, HALF, HALF, resize="squash")
 
     def __call__(self, image: Image) -> Tensor:
-        checked_image(image)
+        _check_image(image)
         return self._normalized(self._middle(image) if self.resize == "crop" else self._resized(image, self.size, self.size))
 
     def _middle(self, image: Image) -> Image:
@@ -110,10 +110,10 @@ class RandomCrop(_Pixels):
         for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
             if not 0 < low <= high or (name == "scale" and high > 1):
                 limits = "0 < low <= high <= 1" if name == "scale" else "0 < low <= high"
-                raise ValueError(f"{name} takes two numbers with {limits}; got {(low, high)}")
+                raise ValueError(f"{name} must be two numbers with {limits}; got {(low, high)}")
 
     def __call__(self, image: Image) -> Tensor:
-        checked_image(image)
+        _check_image(image)
         return self._normalized(self._resized(image.crop(self._box(*image.size)), self.size, self.size))
 
     def _box(self, width: int, height: int) -> Box:
@@ -131,7 +131,7 @@ class RandomCrop(_Pixels):
         return self._central(width, height)
 
     def _central(self, width: int, height: int) -> Box:
-        """The largest allowed shape in the middle, where no random one fits."""
+        """The largest box of an allowed shape in the middle of the picture, for when no random one fits."""
         shape = width / height
         w = width if shape <= max(self.ratio) else round(height * max(self.ratio))
         h = height if shape >= min(self.ratio) else round(width / min(self.ratio))
@@ -139,15 +139,10 @@ class RandomCrop(_Pixels):
         return left, top, left + w, top + h
 
 
-def one_of(name: str, value: str, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{name}={value!r} is unknown; accepted: {', '.join(accepted)}")
-
-
-def checked_image(image: Image) -> None:
+def _check_image(image: Image) -> None:
     image_class = require("PIL.Image", "preprocessing", "pillow").Image
     if not isinstance(image, image_class):
         hint = "; open a file with PIL.Image.open" if isinstance(image, str) else ""
-        raise TypeError(f"preprocessing takes a PIL image; got {type(image).__name__}{hint}")
+        raise TypeError(f"image must be a PIL image; got {type(image).__name__}{hint}")
     if min(image.size) < 1:
-        raise ValueError(f"the picture is empty: its size is {image.size}")
+        raise ValueError(f"image must have at least one pixel; got size {image.size}")

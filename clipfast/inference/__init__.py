@@ -1,1 +1,1 @@
-"""What trained models are used for: zero-shot classification, retrieval, evaluation."""
+"""Uses of a trained model: zero-shot classification, retrieval, and their evaluation."""

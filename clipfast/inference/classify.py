@@ -1,4 +1,4 @@
-"""What ``python -m clipfast classify`` does: pictures in files, compared with labels."""
+"""The work of ``python -m clipfast classify``: comparing pictures in files with labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIGLIP2_VOCABULARY = 256_000
 
 @dataclass(frozen=True)
 class Result:
-    """A picture's best labels with their probabilities, the best first; or the reason why it could not be read."""
+    """A picture's best labels with their probabilities, the best first, or the reason why it could not be read."""
 
     path: Path
     best: tuple[tuple[str, float], ...] = ()
@@ -37,25 +37,30 @@ def read_lines(path: Path, what: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"the {what} cannot be read from {path}: {error}") from error
     if not any(lines):
-        raise ValueError(f"{path} has no {what}: it takes one a line")
+        raise ValueError(f"{path} must have one or more {what}, each on a line; got none")
     return [line for line in lines if line]
 
 
 def labels_from(text: str | None, file: Path | None) -> list[str]:
-    """Of exactly one of ``--labels`` and ``--labels-file``."""
+    """The labels, from exactly one of ``--labels`` and ``--labels-file``."""
     if (text is None) == (file is None):
-        raise ValueError("give either --labels a,b,c or --labels-file FILE")
+        raise ValueError(
+            f"exactly one of --labels and --labels-file must be given; got {'neither' if text is None else 'both'}"
+        )
     if file is not None:
         return read_lines(file, "labels")
     assert text is not None
     labels = [label.strip() for label in text.split(",")]
     if not all(labels):
-        raise ValueError(f"--labels has an empty one; separate them by single commas, as in a,b,c; got {text!r}")
+        raise ValueError(f"--labels must be separated by single commas, as in a,b,c; got an empty label in {text!r}")
     return labels
 
 
 def tokenizer_from(file: Path | None, model: Any) -> SentencePieceTokenizer | None:
-    """SigLIP's for ``model``; None, for OpenAI's, without a file. SigLIP 2 pads with 0, SigLIP with its end."""
+    """SigLIP's tokenizer for ``model``, from a SentencePiece file; None, which stands for OpenAI's tokenizer, without a file.
+
+    SigLIP 2, known by its vocabulary, pads with 0; SigLIP pads with the id of the end.
+    """
     if file is None:
         return None
     return SentencePieceTokenizer(file, model.context_length, 0 if model.vocab_size == SIGLIP2_VOCABULARY else None)
@@ -68,7 +73,7 @@ def classify(
     k: int = 1,
     batch_size: int = 32,
 ) -> Iterator[Result]:
-    """One result for each path, in their order; k is cut down to the number of classes."""
+    """One result for each path, in their order, with the best ``k`` classes, or all if there are fewer."""
     pending = iter(paths)
     while batch := list(islice(pending, batch_size)):
         read = [_read(path, preprocess) for path in batch]

@@ -1,4 +1,4 @@
-"""How good a model is on files of your own: zero-shot classification and retrieval."""
+"""Metrics of a model on files: zero-shot classification and retrieval."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from clipfast.data.batches import PictureBatch, Tokenize
 from clipfast.data.data_config import DataConfig
-from clipfast.data.pairs import is_shards, open_records
-from clipfast.data.picture_sets import described_pictures, pictures_of
+from clipfast.data.data_sources import is_shards, open_records
+from clipfast.data.evaluation_pictures import described_pictures, pictures_of
 from clipfast.data.records import NothingReadableError
 from clipfast.images.preprocess import Preprocess
 from clipfast.inference.retrieval import recall_at_k
@@ -25,20 +25,23 @@ RECALLS = (1, 5, 10)
 def zero_shot_metrics(
     model: Any, config: DataConfig, transform: Preprocess, tokenize: Tokenize, *, batch_size: int = 256
 ) -> dict[str, float]:
-    """``top1`` and ``top5``: the shares of pictures whose class is the best, or among the best five, of all classes.
+    """``top1`` and ``top5``: the shares of pictures whose class is the first, or among the first five, of all classes.
 
     ``config.source`` is a folder with one folder for each class, or a table whose ``caption_key`` is the class.
-    ``config.templates`` make the prompts, as in ``ZeroShotClassifier``. The result also has the number of ``pictures``, and
-    of ``skipped`` ones, each of which is named in the log. Pictures are encoded ``batch_size`` at a time; of no more are
-    features or logits kept. Raises ``NothingReadableError`` if no picture can be read.
+    ``config.templates`` make the prompts, as in ``ZeroShotClassifier``. The result also has the numbers of ``pictures`` and of
+    ``skipped`` ones, each of which is named in the log. Pictures are encoded ``batch_size`` at a time, and only a batch's
+    features and logits are kept. Raises ``NothingReadableError`` if no picture can be read.
     """
     config.refuse("an evaluation reads every picture once", "samples", "distinct")
     if is_shards(config):
-        raise ValueError(f"{config.source}: zero-shot classification needs class folders, or a table with the classes' names")
+        raise ValueError(
+            "source must be class folders or a table of pictures and classes, for zero-shot classification; "
+            f"got {config.source}"
+        )
     records = open_records(replace(config, templates=("{}",)))  # so that the caption of a picture is its class's name
     names = records.labels()
     if not names:
-        raise NothingReadableError(f"no class name of {config.source} can be read")
+        raise NothingReadableError(f"{config.source} must have a readable class name; got none")
     classifier = ZeroShotClassifier(model, names, config.templates, tokenize)
     numbers = {name: number for number, name in enumerate(names)}
     counts = _Counts()
@@ -54,11 +57,13 @@ def zero_shot_metrics(
 def retrieval_metrics(
     model: Any, config: DataConfig, transform: Preprocess, tokenize: Tokenize, *, batch_size: int = 256
 ) -> dict[str, float]:
-    """Recall at 1, 5 and 10, as far as there are so many: ``image_to_text_recall@1``, ``text_to_image_recall@1`` ...
+    """Recall at 1, 5 and 10, each if there are so many pictures and texts: ``image_to_text_recall@1`` ...
 
     ``config.source`` is a table or tar shards; a picture may have several captions, in a list or in several rows. The result
-    also has the numbers of ``pictures``, ``texts`` and ``skipped`` pictures, each of which is named in the log. The features of
-    all are kept, and their similarities one tile at a time. Raises ``NothingReadableError`` if no picture can be read.
+    also has the numbers of ``pictures``, ``texts`` and ``skipped`` pictures, each of which is named in the log. All
+    features are kept, but their similarities only one tile at a time.
+
+    Raises ``NothingReadableError`` if no picture can be read.
     """
     config.refuse("an evaluation reads every picture once", "samples", "distinct")
     counts, images, texts = _Counts(), [], []
@@ -78,13 +83,13 @@ def retrieval_metrics(
 
 @dataclass
 class _Counts:
-    """Counts the pictures that pass by, and names those that were left out."""
+    """Counts pictures as batches pass, and logs those that were left out."""
 
     pictures: int = 0
     skipped: int = 0
 
     def over(self, batches: Iterator[PictureBatch], source: str) -> Iterator[PictureBatch]:
-        """The batches with a picture in them; ``NothingReadableError`` at the end if there was none."""
+        """The batches that have a picture; ``NothingReadableError`` at the end if none had one."""
         first = None
         for batch in batches:
             for where, why in batch.skipped:
@@ -94,15 +99,16 @@ class _Counts:
             if len(batch.images):
                 yield batch
         if not self.pictures:
-            raise NothingReadableError(f"no picture of {source} can be read{first or ''}")
+            raise NothingReadableError(f"{source} must have a readable picture; got none{first or ''}")
 
     def metrics(self) -> dict[str, float]:
         return {"pictures": self.pictures, "skipped": self.skipped}
 
 
 def _only(captions: tuple[str, ...]) -> str:
+    """The class of a picture, which is its only caption."""
     if len(captions) > 1:
-        raise ValueError(f"a picture has one class in zero-shot classification; got {', '.join(captions)}")
+        raise ValueError(f"a picture must have one class for zero-shot classification; got {', '.join(captions)}")
     return captions[0]
 
 
@@ -112,6 +118,6 @@ def _encoded(model: Any, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> 
 
 
 def _at_once(captions: Iterable[tuple[str, ...]], size: int) -> Iterator[list[str]]:
-    """All of them in one row, ``size`` at a time."""
+    """The captions of all pictures, ``size`` at a time."""
     listed = [caption for several in captions for caption in several]
     return (listed[first : first + size] for first in range(0, len(listed), size))

@@ -1,4 +1,4 @@
-"""Search and its measure, over tiles of similarities: the whole matrix never exists."""
+"""Search, and recall, over tiles of similarities: the whole matrix never exists."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ from clipfast.common.limits import DEFAULT_WORKSPACE_BYTES
 from clipfast.losses import arguments as checks
 from clipfast.sweep.schedule import Budget, strips
 
-Ranks = tuple[Tensor, Tensor]
+Ranked = tuple[Tensor, Tensor]
+"""Scores, the largest first, and the indices of their keys: both (M, k)."""
 
 
 @torch.no_grad()
 def top_k(
     queries: Tensor, keys: Tensor, k: int, *, normalize: bool = False, workspace_bytes: int = DEFAULT_WORKSPACE_BYTES
-) -> Ranks:
+) -> Ranked:
     """For each query (M, D) the k keys (N, D) with the largest dot products: scores and int64 indices, both (M, k).
 
-    As ``(queries @ keys.T).topk(k)``, with ``normalize`` of the rows divided by their lengths, the best first. Scores are
-    float32, or float64 for float64 features; half-precision features are widened, not their products rounded. Keys
-    with equal scores come in no particular order, and a NaN score comes first. Beside the result and ``workspace_bytes``
+    As ``(queries @ keys.T).topk(k)``, the largest first; ``normalize`` divides the rows by their lengths before. Scores are
+    float32, or float64 for float64 features; half-precision features are widened first, so that products are not rounded. Keys
+    with equal scores come in no particular order, and a NaN score comes first. Apart from the result and ``workspace_bytes``
     the search takes no memory that grows with M or N. No gradient flows.
     """
     queries, keys = checks.features(queries, keys, ("queries", "keys"))
-    checked_k(k, keys.shape[0])
+    check_k(k, keys.shape[0])
     dtype = compute_dtype(queries.dtype)
     scores = queries.new_empty((queries.shape[0], k), dtype=dtype)
     indices = torch.empty((queries.shape[0], k), dtype=torch.int64, device=queries.device)
-    # A quarter of the workspace each for a tile and for merging candidates; the rest is for the strips of both sides.
+    # A quarter of the workspace is for a tile, a quarter for merging candidates, the rest for the strips of both sides.
     side = Budget(workspace_bytes, 2 * dtype.itemsize, queries.shape[1]).side
-    merging = 6 * k * (dtype.itemsize + indices.itemsize)  # bytes per query: both lists, their union, what is kept of it
+    merging = (
+        6 * k * (dtype.itemsize + indices.itemsize)
+    )  # bytes per query: two lists, their union, and the part of it that is kept
     for first, last in strips(queries.shape[0], max(1, min(side, workspace_bytes // (4 * merging)))):
         rows = _prepared(queries[first:last], dtype, normalize)
         scores[first:last], indices[first:last] = _best(_tiles(rows, keys, side, normalize), k)
@@ -49,7 +52,7 @@ def _prepared(features: Tensor, dtype: torch.dtype, normalize: bool) -> Tensor:
 
 
 def _tiles(rows: Tensor, keys: Tensor, side: int, normalize: bool) -> Iterator[tuple[int, Tensor]]:
-    """The scores of ``rows`` with one strip of the keys after another, each written over the one before."""
+    """Tiles: the first key of a strip, and the scores of ``rows`` with the strip. Each tile overwrites the one before."""
     gemm = cpu_gemm()[0] if rows.device.type == "cpu" and rows.dtype == torch.float32 else TorchGemm()
     spans = strips(keys.shape[0], side)
     memory = rows.new_empty(rows.shape[0] * max(last - first for first, last in spans))
@@ -58,16 +61,16 @@ def _tiles(rows: Tensor, keys: Tensor, side: int, normalize: bool) -> Iterator[t
         yield first, gemm.scores(rows, _prepared(keys[first:last], rows.dtype, normalize), out)
 
 
-def _best(tiles: Iterator[tuple[int, Tensor]], k: int) -> Ranks:
-    best: Ranks | None = None
+def _best(tiles: Iterator[tuple[int, Tensor]], k: int) -> Ranked:
+    best: Ranked | None = None
     for first, scores in tiles:
         values, columns = scores.topk(min(k, scores.shape[1]), dim=1)
-        best = (values, columns + first) if best is None else _merged(best, (values, columns + first), k)
+        best = (values, columns + first) if best is None else _merge(best, (values, columns + first), k)
     assert best is not None
     return best
 
 
-def _merged(left: Ranks, right: Ranks, k: int) -> Ranks:
+def _merge(left: Ranked, right: Ranked, k: int) -> Ranked:
     values, indices = (torch.cat(pair, dim=1) for pair in zip(left, right, strict=True))
     values, place = values.topk(min(k, values.shape[1]), dim=1)
     return values, indices.gather(1, place)
@@ -84,8 +87,8 @@ def recall_at_k(
 ) -> dict[str, dict[int, float]]:
     """The share of queries with a right answer among the first k: ``{"image_to_text": {k: ...}, "text_to_image": {...}}``.
 
-    ``targets`` (T,) int64 is the image that each text (T, D) describes; by default text i describes image i. An image
-    (I, D) with several texts counts as found if one of them is; one without texts is an answer to no query, and no query.
+    ``targets`` (T,) int64 is the image that each text (T, D) describes; by default text i describes image i. For an image
+    (I, D) with several texts, any of them is a right answer. An image without texts is not a query, and always a wrong answer.
     """
     image_features, text_features = checks.features(image_features, text_features, ("image_features", "text_features"))
     targets = _checked_targets(targets, image_features, text_features)
@@ -98,16 +101,16 @@ def recall_at_k(
     return {name: {k: hit[:, :k].any(1).double().mean().item() for k in ks} for name, hit in found.items()}
 
 
-def checked_k(k: int, count: int) -> None:
+def check_k(k: int, count: int) -> None:
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= count:
-        raise ValueError(f"k must be a whole number in [1, {count}], as there are {count} to choose from; got {k!r}")
+        raise ValueError(f"k must be a whole number in [1, {count}], the number to choose from; got {k!r}")
 
 
 def _checked_ks(ks: Sequence[int], count: int) -> Sequence[int]:
     if not isinstance(ks, Sequence) or not ks:
-        raise ValueError(f"ks takes one or more numbers, such as (1, 5, 10); got {ks!r}")
+        raise ValueError(f"ks must be one or more numbers, such as (1, 5, 10); got {ks!r}")
     for k in ks:
-        checked_k(k, count)
+        check_k(k, count)
     return ks
 
 
@@ -119,7 +122,7 @@ def _checked_targets(targets: Tensor | None, images: Tensor, texts: Tensor) -> T
         got = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
         raise ValueError(f"targets must be int64 ({len(texts)},), the image of each text; got {got}")
     if targets.device != texts.device:
-        raise ValueError(f"targets are on {targets.device} and the features on {texts.device}; move them to one device")
+        raise ValueError(f"targets must be on the features' device, {texts.device}; got {targets.device}")
     if len(wrong := targets[(targets < 0) | (targets >= len(images))]):
         raise ValueError(f"targets must be images in [0, {len(images)}); got {int(wrong[0])}")
     return targets

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the weights of a linear classifier are the embeddings of prompts."""
+"""Zero-shot classification: a linear classifier whose weights are the embeddings of prompts."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipfast.inference.retrieval import checked_k
+from clipfast.inference.retrieval import check_k
+from clipfast.text.prompts import DEFAULT_TEMPLATE, Template, fill, has_place_for_name
 from clipfast.text.tokenizer import CONTEXT_LENGTH, default_tokenizer
 
-Template = str | Callable[[str], str]
 TextTokenizer = Callable[[list[str]], Tensor]
 PROMPTS_AT_ONCE = 256
-DEFAULT_TEMPLATE = "a photo of a {}."
 
 
 class ZeroShotClassifier:
-    """C classes given by name: their texts are embedded once, then images are compared with them.
+    """C classes given by name: their prompts are embedded once, then images are compared with them.
 
-    ``templates`` make the prompts of a name: strings with ``{}``, or functions. A class is the mean of its prompts'
-    normalised embeddings, normalised again (Radford et al., 2021, section 3.1.4). Names are used as they are: where one is
-    ambiguous ("crane"), give a clearer one ("crane bird"), as OpenAI did for ImageNet.
+    ``templates`` make the prompts of a name: strings with ``{}``, or functions of the name. A class is the mean of its prompts'
+    normalised embeddings, normalised again (Radford et al., 2021, section 3.1.4). Names are used as they are: instead of an
+    ambiguous one ("crane") give a clearer one ("crane bird"), as OpenAI did for ImageNet.
 
-    ``model`` has ``encode_image``, ``encode_text``, ``logit_scale`` and perhaps ``logit_bias``, as those of this package and
-    of open_clip have. It runs in evaluation mode without gradients, and its mode is restored. ``tokenizer`` makes ids of
-    a list of texts; the default is OpenAI's, which serves no model with another vocabulary, such as SigLIP's.
+    ``model`` has ``encode_image``, ``encode_text``, ``logit_scale`` and perhaps ``logit_bias``, as the models of this package
+    and of open_clip. It runs in evaluation mode without gradients; then its mode is restored. ``tokenizer`` makes ids of a list
+    of texts. The default is OpenAI's, which does not fit models with another vocabulary, such as SigLIP's.
 
     ``class_features`` (C, D) are float32, on the model's device. Images are (B, 3, size, size), preprocessed.
     """
@@ -58,13 +57,13 @@ class ZeroShotClassifier:
 
     @torch.no_grad()
     def logits_of(self, image_features: Tensor) -> Tensor:
-        """As ``logits``, of features (B, D) that ``model.encode_image`` gave before; they need not be normalised."""
+        """As ``logits``, from features (B, D) of ``model.encode_image``, which need not be normalised."""
         images = F.normalize(image_features.float(), dim=1)
         logits = self.model.logit_scale.float().exp() * images @ self.class_features.T
         return logits if self._bias is None else logits + self._bias.float()
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """float32 (B, C): the softmax over the classes; of a sigmoid model each class's own probability."""
+        """float32 (B, C): the softmax over the classes, or for a sigmoid model each class's own probability."""
         logits = self.logits(images)
         return logits.softmax(dim=1) if self._bias is None else logits.sigmoid()
 
@@ -74,7 +73,7 @@ class ZeroShotClassifier:
 
     def top_k(self, images: Tensor, k: int = 5) -> tuple[Tensor, Tensor]:
         """The k best classes in order: probabilities, and int64 places in ``class_names``, both (B, k)."""
-        checked_k(k, len(self.class_names))
+        check_k(k, len(self.class_names))
         values, places = self.probabilities(images).topk(k, dim=1)
         return values, places
 
@@ -85,7 +84,7 @@ class ZeroShotClassifier:
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode and without gradients; then every module is as it was."""
+    """``model`` in evaluation mode and without gradients; at the end every module's mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -97,7 +96,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def _class_features(model: Any, names: list[str], templates: list[Template], tokenizer: TextTokenizer) -> Tensor:
-    """Whole classes at a time, so that the embeddings of all prompts are never held together."""
+    """(C, D), computed some classes at a time, as the embeddings of all prompts may not fit in memory."""
     classes = max(1, PROMPTS_AT_ONCE // len(templates))
     found = []
     with evaluation(model):
@@ -109,17 +108,13 @@ def _class_features(model: Any, names: list[str], templates: list[Template], tok
     return torch.cat(found)
 
 
-def fill(template: Template, name: str) -> str:
-    """The prompt; braces elsewhere, in the name or in the template, are left as they are."""
-    return template.replace("{}", name) if isinstance(template, str) else template(name)
-
-
 def _tokenizer_of(model: Any) -> TextTokenizer:
+    """OpenAI's tokenizer with the model's context length."""
     tokenizer, vocabulary = default_tokenizer(), getattr(model, "vocab_size", None)
     if vocabulary is not None and int(vocabulary) != tokenizer.vocab_size:
         raise ValueError(
-            f"the model reads a vocabulary of {int(vocabulary)}, and OpenAI's tokenizer has {tokenizer.vocab_size} ids; pass "
-            "tokenizer=, for SigLIP a clipfast.SentencePieceTokenizer"
+            f"tokenizer must be given for a model with another vocabulary than OpenAI's {tokenizer.vocab_size} ids; got a "
+            f"model with {int(vocabulary)}; for SigLIP pass a clipfast.SentencePieceTokenizer"
         )
     return partial(tokenizer, context_length=int(getattr(model, "context_length", CONTEXT_LENGTH)))
 
@@ -128,17 +123,15 @@ def _checked_names(names: Sequence[str]) -> list[str]:
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"class_names must be a list of strings, one for each class; got {names!r}")
     if not names:
-        raise ValueError("class_names is empty; give one name for each class")
+        raise ValueError("class_names must be one name or more; got none")
     return list(names)
 
 
 def _checked_templates(templates: Template | Sequence[Template]) -> list[Template]:
     listed = [templates] if isinstance(templates, str) or callable(templates) else list(templates)
     if not listed:
-        raise ValueError('templates is empty; give one or more, such as "a photo of a {}."')
+        raise ValueError('templates must be one or more, such as "a photo of a {}."; got none')
     for template in listed:
-        if not (callable(template) or (isinstance(template, str) and "{}" in template)):
-            raise ValueError(
-                f"a template is a string with {{}} where the name goes, or a function of the name; got {template!r}"
-            )
+        if not (callable(template) or has_place_for_name(template)):
+            raise ValueError(f"a template must be a string with {{}} for the name, or a function of the name; got {template!r}")
     return listed

@@ -1,1 +1,1 @@
-"""The losses inside other projects' trainers, one module each, named after it (docs/guides/trainers.md)."""
+"""The losses inside other projects' trainers: one module for each project, with its name (docs/guides/trainers.md)."""

@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 
 from clipfast.common.extras import require
-from clipfast.losses.modules import ClipLoss, SigLipLoss
+from clipfast.losses import ClipLoss, SigLipLoss
 
 
 def create_loss(args: Any) -> nn.Module:
     """The loss for the trainer's parsed arguments, in place of ``open_clip.create_loss``.
 
-    ``SigLipLoss`` with ``--siglip``, ``ClipLoss`` otherwise. ValueError for distillation and CoCa, whose losses are others, and
-    for Horovod.
+    ``SigLipLoss`` with ``--siglip``, ``ClipLoss`` otherwise. Raises ValueError for distillation and CoCa, whose losses
+    clipfast does not have, and for Horovod.
     """
     if reason := _why_not(args):
         raise ValueError(reason)
@@ -38,19 +38,25 @@ def main(argv: Sequence[str] | None = None) -> Any:
         trainer: Any = require("open_clip_train.main", "open_clip's trainer", "open_clip_torch[training]", extra="peers")
     except ModuleNotFoundError as error:
         raise SystemExit(f"error: {error}") from error
-    if reason := _why_not(trainer.parse_args(arguments)):  # before the model is made, and not after
+    if reason := _why_not(trainer.parse_args(arguments)):  # before the trainer has made the model
         raise SystemExit(f"error: {reason}")
     trainer.create_loss = create_loss
     return trainer.main(arguments)
 
 
 def _why_not(args: Any) -> str | None:
+    """Why clipfast has no loss for these arguments; None if it has one."""
     if args.distill_model is not None and args.distill_pretrained is not None:
-        return "the distillation loss is not among clipfast's losses; run open_clip_train.main for --distill-model"
+        return (
+            "--distill-model must be left out, as distillation is not among clipfast's losses; run open_clip_train.main for it"
+        )
     if "coca" in args.model.lower():
-        return f"CoCa's captioning loss is not among clipfast's losses; run open_clip_train.main for --model {args.model}"
+        return (
+            "--model must be other than CoCa, whose captioning loss is not among clipfast's losses; "
+            f"got {args.model}; run open_clip_train.main for it"
+        )
     if args.horovod:
-        return "Horovod is not supported; start the processes with torchrun, without --horovod"
+        return "--horovod must be left out, as it is not supported; start the processes with torchrun"
     return None
 
 

@@ -1,4 +1,4 @@
-"""sentence-transformers' loss with in-batch negatives, without the matrix of similarities."""
+"""sentence-transformers' loss with in-batch negatives, computed without the matrix of similarities."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from clipfast.common.argument_checks import check_whole_number
 from clipfast.losses import clip_loss, info_nce_loss
 
 try:
@@ -25,22 +26,22 @@ class FusedMultipleNegativesRankingLoss(CachedLossMixin, MultipleNegativesRankin
     """``MultipleNegativesRankingLoss``, and with ``mini_batch_size`` ``CachedMultipleNegativesRankingLoss``, fused.
 
     Inputs are (anchor, positive) pairs with any number of hard negatives; labels are not used. The values and gradients are
-    those of the library's losses. Every anchor is compared with all documents of the batch, by ``info_nce_loss``; with
-    ``directions=("query_to_doc", "doc_to_query")`` and ``partition_mode="per_direction"`` every positive with all anchors as
-    well, by ``clip_loss``.
+    those of the library's losses. ``info_nce_loss`` compares every anchor with all documents of the batch. With
+    ``directions=("query_to_doc", "doc_to_query")`` and ``partition_mode="per_direction"``, ``clip_loss`` also compares every
+    positive with all anchors.
 
-    ``gather_across_devices`` compares with the documents of all processes: the gradients are again the library's, and the value
-    is the mean over all processes' anchors, where the library's is over the process's own.
+    ``gather_across_devices`` compares with the documents of all processes. The gradients are again the library's; the value is
+    the mean over the anchors of all processes, while the library's is the mean over the process's own.
 
     ``similarity_fct`` is ``cos_sim`` or ``dot_score`` of ``sentence_transformers.util``. ``mini_batch_size`` or
     ``mini_batch_num_tokens`` (tokens in a mini-batch) encode the batch in parts, by the library's own gradient caching.
-    ``workspace_bytes`` is that of the loss.
+    ``workspace_bytes`` is an argument of the loss.
 
-    Raises ValueError for options whose terms are no plain softmax over the documents (joint partitions of several
-    directions, hardness weighting) and for other similarities, and TypeError for a scale that is no number.
+    Raises ValueError for options whose loss is not a plain softmax over the documents (joint partitions of several
+    directions, hardness weighting) and for other similarities, and TypeError for a scale that is not a number.
     """
 
-    mini_batch_size: Any  # None where the batch is encoded at once, or in parts by tokens
+    mini_batch_size: Any  # None if the batch is encoded at once, or in parts by tokens
 
     def __init__(
         self,
@@ -66,7 +67,10 @@ class FusedMultipleNegativesRankingLoss(CachedLossMixin, MultipleNegativesRankin
         self.workspace_bytes = workspace_bytes
         self.uses_gradient_cache = mini_batch_size is not None or mini_batch_num_tokens is not None
         if self.uses_gradient_cache and has_static_embedding_input(model):
-            raise ValueError("a StaticEmbedding's input cannot be cut into mini-batches; leave mini_batch_size out")
+            raise ValueError(
+                "mini_batch_size and mini_batch_num_tokens must be None for a StaticEmbedding, whose input cannot be cut into "
+                f"mini-batches; got {mini_batch_size} and {mini_batch_num_tokens}"
+            )
         self._check_options()
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Any = None) -> Tensor:
@@ -77,9 +81,11 @@ class FusedMultipleNegativesRankingLoss(CachedLossMixin, MultipleNegativesRankin
 
     def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Any = None) -> Tensor:
         """The mean loss of columns of embeddings (N, D): anchors, positives, hard negatives."""
-        self._check_options()  # they may have been assigned since
+        self._check_options()  # again, as attributes may have been assigned
         if len(embeddings) < 2:
-            raise ValueError(f"{len(embeddings)} column of texts; anchors and positives are needed, in this order")
+            raise ValueError(
+                f"embeddings must have columns of anchors and positives, in this order; got {len(embeddings)} column"
+            )
         queries, documents = embeddings[0], torch.cat(embeddings[1:])
         options: dict[str, Any] = {
             "normalize": self.similarity_fct is cos_sim,
@@ -88,7 +94,7 @@ class FusedMultipleNegativesRankingLoss(CachedLossMixin, MultipleNegativesRankin
         }
         if "doc_to_query" not in self.directions:
             return info_nce_loss(queries, documents, self.scale, **options)
-        hard_negatives = len(embeddings) > 2  # they are nobody's positive, so that they have no direction of their own
+        hard_negatives = len(embeddings) > 2  # no anchor's positives, so they are compared with no anchors
         targets = torch.arange(len(queries), device=queries.device) if hard_negatives else None
         loss = clip_loss(queries, documents, self.scale, targets=targets, **options)
         assert isinstance(loss, Tensor)
@@ -108,26 +114,29 @@ class FusedMultipleNegativesRankingLoss(CachedLossMixin, MultipleNegativesRankin
         return {**super().get_config_dict(), **{name: getattr(self, name) for name in own}}
 
     def _check_options(self) -> None:
-        problem = None
-        if self.similarity_fct is not cos_sim and self.similarity_fct is not dot_score:
-            problem = f"similarity_fct={self.similarity_fct!r} (accepted: cos_sim and dot_score of sentence_transformers.util)"
-        elif set(self.directions) != {"query_to_doc"} and (
-            set(self.directions) != {"query_to_doc", "doc_to_query"} or self.partition_mode != "per_direction"
-        ):
-            problem = (
-                f"directions={self.directions!r} with partition_mode={self.partition_mode!r} (accepted: ('query_to_doc',), and "
-                "('query_to_doc', 'doc_to_query') with partition_mode='per_direction')"
-            )
-        elif self.hardness_mode is not None and self.hardness_strength > 0:
-            problem = f"hardness_mode={self.hardness_mode!r}, which changes single logits (accepted: None)"
-        if problem:
+        if problem := self._problem():
             cached = "Cached" if self.uses_gradient_cache else ""
-            raise ValueError(f"no fused loss has {problem}; use {cached}MultipleNegativesRankingLoss")
+            raise ValueError(f"{problem}; for others use {cached}MultipleNegativesRankingLoss")
+
+    def _problem(self) -> str | None:
+        """Which option no fused loss has; None if all are served."""
+        if self.similarity_fct is not cos_sim and self.similarity_fct is not dot_score:
+            return f"similarity_fct must be cos_sim or dot_score of sentence_transformers.util; got {self.similarity_fct!r}"
+        directions = set(self.directions)
+        both = directions == {"query_to_doc", "doc_to_query"} and self.partition_mode == "per_direction"
+        if directions != {"query_to_doc"} and not both:
+            return (
+                "directions must be 'query_to_doc', or with partition_mode='per_direction' also 'doc_to_query'; "
+                f"got directions={self.directions!r} with partition_mode={self.partition_mode!r}"
+            )
+        if self.hardness_mode is not None and self.hardness_strength > 0:
+            return f"hardness_mode must be None, as the others change single logits; got {self.hardness_mode!r}"
+        return None
 
 
 def _check_numbers(scale: float, **sizes: int | None) -> None:
     if not isinstance(scale, (int, float)):
-        raise TypeError(f"scale is a {type(scale).__name__}; accepted: a number, since this loss has no parameters of its own")
+        raise TypeError(f"scale must be a number, as this loss has no parameters of its own; got {type(scale).__name__}")
     for name, size in sizes.items():
-        if size is not None and (not isinstance(size, int) or size < 1):
-            raise ValueError(f"{name}={size!r}; accepted: a positive integer, or None")
+        if size is not None:
+            check_whole_number(name, size, 1)

@@ -21,13 +21,13 @@ except ImportError as error:
 class _FusedLoss:
     """The forward pass that both models share: two towers, one loss, no matrix of logits.
 
-    It takes no ``**kwargs`` and its ``return_loss`` is True by default: ``Trainer`` reads both off the signature, the first
-    for gradient accumulation (the loss is then a mean over its batch), the second for evaluation without labels.
+    ``Trainer`` reads its signature: as it takes no ``**kwargs``, gradient accumulation takes the loss for a mean over one
+    batch, and as ``return_loss`` is True by default, evaluation needs no labels.
     """
 
     Output: type[Any]
     gather_across_devices: bool = False
-    """Set it on a model to compare with the pairs of all processes. Every process's loss is then that of all pairs."""
+    """Set it on a model to compare with the pairs of all processes; then each process's loss is the loss of all pairs."""
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""CLIP, SigLIP and EVA-CLIP from one vocabulary of towers, with OpenAI's parameter names."""
+"""CLIP, SigLIP and EVA-CLIP models from one set of towers, with OpenAI's parameter names."""
 
 from clipfast.models.checkpoints import (
     LoadReport,

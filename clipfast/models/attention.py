@@ -13,10 +13,10 @@ Rotation = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with the parameters, and their initial values, of ``nn.MultiheadAttention``.
+    """Multi-head self-attention with the parameters and initial values of ``nn.MultiheadAttention``.
 
-    One projection gives queries, keys and values without that module's transposes of the whole sequence. Without
-    ``key_bias`` the biases are ``q_bias`` and ``v_bias``; with ``sub_norm`` a LayerNorm comes before the last projection.
+    One projection gives queries, keys and values, without that module's transposes of the whole sequence. If the block has
+    no ``key_bias``, the biases are ``q_bias`` and ``v_bias``; with ``sub_norm`` a LayerNorm precedes the output projection.
     """
 
     def __init__(self, block: BlockConfig) -> None:
@@ -34,7 +34,8 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """(B, L, W) -> (B, L, W); with ``causal`` no position sees a later one. ``rotation`` turns the last positions."""
+        """(B, L, W) -> (B, L, W); if ``causal``, no position sees a later one. ``rotation`` turns the queries and keys of the
+        last positions (see ``rotate``)."""
         batch, length, width = x.shape
         qkv = F.linear(x, self.in_proj_weight, self._bias())
         query, key, value = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
@@ -51,8 +52,8 @@ class Attention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """SigLIP's pooling (Zhai et al., 2022, "Scaling Vision Transformers"): a learnt query attends to all tokens, then a
-    residual MLP; (B, L, W) -> (B, W)."""
+    """SigLIP's pooling (Zhai et al., 2022, "Scaling Vision Transformers"): a learnt query attends to all tokens, and a
+    residual MLP follows; (B, L, W) -> (B, W)."""
 
     def __init__(self, block: BlockConfig) -> None:
         super().__init__()
@@ -70,18 +71,18 @@ class AttentionPool(nn.Module):
         query_weight, key_value_weight = self.in_proj_weight.split([width, 2 * width])
         query_bias, key_value_bias = self.in_proj_bias.split([width, 2 * width])
         query = F.linear(self.probe.to(x.dtype), query_weight, query_bias).view(1, self.heads, 1, -1)
-        pairs = F.linear(x, key_value_weight, key_value_bias)
-        key, value = pairs.view(batch, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        keys_values = F.linear(x, key_value_weight, key_value_bias)
+        key, value = keys_values.view(batch, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query = query.expand(batch, -1, -1, -1).to(key.dtype)
         pooled = self.out_proj(F.scaled_dot_product_attention(query, key, value).reshape(batch, width))
         return pooled + self.mlp(self.ln(pooled))
 
 
-def rotation_of(grid: int, reference_grid: int, head_width: int, device: torch.device) -> Rotation:
+def rotary_positions(grid: int, reference_grid: int, head_width: int, device: torch.device) -> Rotation:
     """Cosines and sines (grid ** 2, head_width) of EVA-02's rotary positions (Fang et al., 2023), in float32.
 
-    The first half of a head turns with the patch's row, the second with its column, counted in units in which the side
-    of any grid is ``reference_grid``. Computed where it is used: a buffer would be rounded with a half-precision model.
+    The first half of each head turns with the patch's row, the second half with its column. Rows and columns are scaled so
+    that the side of every grid is ``reference_grid``. Not a buffer, as a half-precision model would round it.
     """
     steps = torch.arange(head_width // 4, device=device, dtype=torch.float32) / (head_width // 4)
     places = torch.arange(grid, device=device, dtype=torch.float32) / grid * reference_grid
@@ -92,8 +93,8 @@ def rotation_of(grid: int, reference_grid: int, head_width: int, device: torch.d
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the neighbours (2i, 2i + 1) of the last positions of (B, heads, L, head_width); what comes before, the class
-    token, has no place in the grid."""
+    """Turn each pair of channels (2i, 2i + 1) of ``x`` (B, heads, L, head_width), at its last positions: the patches. The
+    class token before them has no place in the grid and stays as it is."""
     cos, sin = rotation
     first, rest = x.split([x.shape[2] - cos.shape[0], cos.shape[0]], dim=2)
     turned = torch.stack([-rest[..., 1::2], rest[..., ::2]], dim=-1).flatten(-2)

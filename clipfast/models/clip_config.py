@@ -1,4 +1,4 @@
-"""What fixes a model's shape: one vocabulary of towers. The values are plain: ``dataclasses.asdict`` can go into a file.
+"""The shape of a model: its towers and its loss, in plain values, so that ``dataclasses.asdict`` can go into a file.
 
 The image tower is a ``VisionConfig`` (every vision transformer: CLIP's, SigLIP's, EVA's) or a ``ResNetConfig``; the text
 tower is a ``TextConfig`` (every transformer) or a ``BagOfWordsConfig``. ``named.py`` has the published combinations.
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from clipfast.models.config_checks import check_choice, check_positive
-from clipfast.models.tower_configs import BagOfWordsConfig, ResNetConfig, TextConfig, VisionConfig
+from clipfast.common.argument_checks import check_choice
+from clipfast.models.tower_configs import BagOfWordsConfig, ResNetConfig, TextConfig, VisionConfig, check_positive
 
 Tower = TypeVar("Tower", bound="VisionConfig | ResNetConfig | TextConfig | BagOfWordsConfig")
 
@@ -27,11 +27,12 @@ class ClipConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "embed_dim")
-        check_choice(self, "loss", ("softmax", "sigmoid"))
+        check_choice("ClipConfig.loss", self.loss, ("softmax", "sigmoid"))
         for tower in (self.vision, self.text):
             if getattr(tower, "projection", "matrix") == "none" and tower.width != self.embed_dim:
                 raise ValueError(
-                    f"{type(tower).__name__} has no projection, so its width {tower.width} must be embed_dim {self.embed_dim}"
+                    f"{type(tower).__name__}.width must be embed_dim, {self.embed_dim}, in a tower without projection; "
+                    f"got {tower.width}"
                 )
 
     @classmethod
@@ -43,8 +44,8 @@ class ClipConfig:
         return cls(**{**values, **towers})
 
     def with_activation(self, name: str) -> ClipConfig:
-        """The same shape with another activation in both transformers, as checkpoints of one shape differ in it:
-        "quick_gelu" (OpenAI), "gelu" (open_clip's own) or "gelu_tanh" (SigLIP in Transformers). A gated MLP keeps its own."""
+        """The same shape with activation ``name`` in both transformers, as checkpoints of one shape differ in it:
+        "quick_gelu" (OpenAI), "gelu" (open_clip's own) or "gelu_tanh" (SigLIP in Transformers). Gated MLPs keep theirs."""
         return replace(self, vision=_activated(self.vision, name), text=_activated(self.text, name))
 
 

@@ -26,7 +26,7 @@ TOWERS = ("image", "text")
 class CLIP(TextTower):
     """Images (B, channels, size, size) and token ids (B, L) to features (B, embed_dim), with OpenAI's parameter names.
 
-    Those names put the text tower's parameters at the root and the image tower's under ``visual``: hence the model *is*
+    These names put the text tower's parameters at the root and the image tower's under ``visual``: hence the model *is*
     a text tower that has an image tower. With ``loss="sigmoid"`` it has a ``logit_bias`` beside the ``logit_scale``.
     """
 
@@ -37,7 +37,7 @@ class CLIP(TextTower):
         self.visual = _image_tower(config)
         self.logit_scale = nn.Parameter(torch.tensor(SIGMOID_LOGIT_SCALE if sigmoid else INITIAL_LOGIT_SCALE))
         self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_LOGIT_BIAS)) if sigmoid else None
-        self._still: list[nn.Module] = []
+        self._frozen_norms: list[nn.Module] = []
 
     @property
     def dtype(self) -> torch.dtype:
@@ -50,7 +50,7 @@ class CLIP(TextTower):
 
     def forward(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
         """The logits, (M, N) for M images against N texts and (N, M) the other way: scaled cosines, and the bias of a
-        sigmoid model. For inference; training has no need of them: ``contrastive_loss`` never forms the matrix."""
+        sigmoid model. For inference; in training ``contrastive_loss`` avoids the matrix."""
         image_features = F.normalize(self.encode_image(images), dim=-1)
         text_features = F.normalize(self.encode_text(texts), dim=-1)
         logits_per_image = self.logit_scale.exp() * image_features @ text_features.T
@@ -78,13 +78,13 @@ class CLIP(TextTower):
         self.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
 
     def set_grad_checkpointing(self, enable: bool = True, towers: Iterable[str] = TOWERS) -> None:
-        """Keep each block's input only while training, and compute the block again in backward.
+        """In training keep only each block's input, and compute the block again in the backward pass.
 
-        ``towers`` is any of "image" and "text". A bag of words has no blocks: nothing changes there.
+        ``towers`` is any of "image" and "text". A bag of words has no blocks, so nothing changes there.
         """
         chosen = [towers] if isinstance(towers, str) else list(towers)
         if unknown := [tower for tower in chosen if tower not in TOWERS]:
-            raise ValueError(f"towers are 'image' and 'text', but got {', '.join(map(repr, unknown))}")
+            raise ValueError(f"towers must be 'image', 'text' or both; got {', '.join(map(repr, unknown))}")
         if "image" in chosen:
             self.visual.set_grad_checkpointing(enable)
         if "text" in chosen and self.transformer is not None:
@@ -92,27 +92,27 @@ class CLIP(TextTower):
 
     def lock_image_tower(self, unlocked_groups: int = 0, freeze_bn_stats: bool = False) -> None:
         """Train the text tower alone (LiT: Zhai et al., 2022), or with it the last ``unlocked_groups`` groups of the image
-        tower: the head, then the blocks from the last one, at the end the embedding of the pixels.
+        tower: the head first, then the blocks from the last to the first, then the embedding of the pixels.
 
-        A call sets the whole state: groups beyond the locked ones are unlocked. ``freeze_bn_stats`` keeps the locked
-        batch norms' running statistics, also after ``train()``.
+        Each call locks and unlocks all groups anew. ``freeze_bn_stats`` keeps the running statistics of the locked batch
+        norms as they are, also after ``train()``.
         """
         groups = self.visual.groups()
         if not 0 <= unlocked_groups <= len(groups):
-            raise ValueError(f"unlocked_groups must be between 0 and {len(groups)}, but is {unlocked_groups}")
-        self._still = []
+            raise ValueError(f"unlocked_groups must be in [0, {len(groups)}]; got {unlocked_groups}")
+        self._frozen_norms = []
         for i, group in enumerate(groups):
             locked = i < len(groups) - unlocked_groups
             for part in group:
                 part.requires_grad_(not locked)
                 if locked and freeze_bn_stats and isinstance(part, nn.Module):
-                    self._still += [m for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+                    self._frozen_norms += [m for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
         self.train(self.training)
 
     def train(self, mode: bool = True) -> CLIP:
-        """As for any module, but for the batch norms that ``lock_image_tower`` keeps still."""
+        """As for any module, except that batch norms frozen by ``lock_image_tower`` stay in evaluation mode."""
         super().train(mode)
-        for norm in self._still:
+        for norm in self._frozen_norms:
             norm.eval()
         return self
 

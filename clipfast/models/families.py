@@ -1,4 +1,4 @@
-"""The towers of each family, of any size."""
+"""Tower configurations of each family, at any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Half precision as OpenAI's released weights have it."""
+"""Half precision of those parameters that are float16 in OpenAI's released weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ HALF_MODULES = (nn.Conv1d, nn.Conv2d, nn.Linear)
 def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:
     """Convert convolutions, linear layers, attention's projections and both towers' last projections to ``dtype``, in place.
 
-    Norms, positions, the class token, the token embedding and the temperature keep theirs, as in OpenAI's
-    ``convert_weights``. Meant for a GPU: the forward pass then runs in ``dtype``, and the norms compute in float32.
+    Norms, positions, the class token, the token embedding and the temperature keep their dtype, as in OpenAI's
+    ``convert_weights``. Meant for a GPU: the forward pass then runs in ``dtype``, except for the norms in float32.
     """
     for module in model.modules():
         if isinstance(module, HALF_MODULES):

@@ -1,33 +1,55 @@
-"""Initial values, one recipe for each family. Tests compare each group's statistics with what is stated here.
+"""Initial values of towers, one recipe for each family. Tests compare the parameters' statistics with what this says.
 
 "clip" (Radford et al., 2021, and OpenAI's code): in the text tower the residual branches shrink with the depth, so that
 the sum's variance does not grow with it; the vision transformer's blocks keep torch's defaults.
-"siglip" (Zhai et al., 2023, and big_vision): Xavier kernels, the MLP's biases of size 1e-6, positions and token embeddings of
-standard deviation width ** -0.5.
-"eva" (Sun et al., 2023): a normal of 0.02, cut off far out; each branch's last projection divided by sqrt(2 * depth of its
-block); a small head.
+"siglip" (Zhai et al., 2023, and big_vision): Xavier kernels, biases of the MLPs with standard deviation 1e-6, positions and
+token embeddings with standard deviation width ** -0.5.
+"eva" (Sun et al., 2023): standard deviation 0.02; each branch's last projection is divided by sqrt(2 * depth of its block), and
+a linear head multiplied by 0.001.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from clipfast.models.attention import Attention, AttentionPool
 from clipfast.models.layers import MLP
+from clipfast.models.tower_configs import BagOfWordsConfig, TextConfig, VisionConfig
+from clipfast.models.transformer import Transformer
 
-if TYPE_CHECKING:
-    from clipfast.models.text_tower import TextTower
-    from clipfast.models.transformer import Transformer
-    from clipfast.models.vision_tower import VisionTransformer
-
-EVA_STD, EVA_HEAD = 0.02, 0.001
+EVA_STD, EVA_HEAD_FACTOR = 0.02, 0.001
 
 
-def initialise_vision(tower: VisionTransformer) -> None:
-    """In place, by ``tower.config.weights``; what OpenAI's recipe leaves to torch has its values already."""
+class VisionParts(Protocol):
+    """What a recipe needs to know of an image tower."""
+
+    config: VisionConfig
+    conv1: nn.Conv2d
+    class_embedding: nn.Parameter | None
+    positional_embedding: nn.Parameter
+    transformer: Transformer
+    attn_pool: AttentionPool | None
+    proj: nn.Linear | nn.Parameter | None
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
+class TextParts(Protocol):
+    """What a recipe needs to know of a text tower; a bag of words has neither positions nor transformer."""
+
+    text_config: TextConfig | BagOfWordsConfig
+    token_embedding: nn.Embedding
+    positional_embedding: nn.Parameter | None
+    transformer: Transformer | None
+    text_projection: nn.Linear | nn.Parameter | None
+
+
+def initialise_vision(tower: VisionParts) -> None:
+    """In place, by ``tower.config.weights``. Parameters that OpenAI leaves at torch's defaults are untouched."""
     if tower.config.weights == "siglip":
         _siglip_vision(tower)
     elif tower.config.weights == "eva":
@@ -36,12 +58,12 @@ def initialise_vision(tower: VisionTransformer) -> None:
         _siglip_pool(tower.attn_pool)
 
 
-def initialise_text(tower: TextTower) -> None:
+def initialise_text(tower: TextParts) -> None:
     """In place, by the configuration's ``weights``; a bag of words is initialised as CLIP's embeddings are."""
     width = tower.text_config.width
     siglip = getattr(tower.text_config, "weights", "clip") == "siglip"
     nn.init.normal_(tower.token_embedding.weight, std=width**-0.5 if siglip else 0.02)
-    _linear(tower.text_projection, width)
+    _projection(tower.text_projection, width)
     if tower.transformer is None or tower.positional_embedding is None:
         return
     nn.init.normal_(tower.positional_embedding, std=width**-0.5 if siglip else 0.01)
@@ -60,13 +82,13 @@ def _clip_blocks(transformer: Transformer, width: int) -> None:
         nn.init.normal_(mlp.c_proj.weight, std=branch_std)
 
 
-def _siglip_vision(tower: VisionTransformer) -> None:
+def _siglip_vision(tower: VisionParts) -> None:
     nn.init.normal_(tower.conv1.weight, std=tower.conv1.weight[0].numel() ** -0.5)
     if tower.conv1.bias is not None:
         nn.init.zeros_(tower.conv1.bias)
     nn.init.normal_(tower.positional_embedding, std=tower.config.width**-0.5)
     _siglip_blocks(tower.transformer)
-    _linear(tower.proj, tower.config.width)
+    _projection(tower.proj, tower.config.width)
     if tower.attn_pool is not None:
         _siglip_pool(tower.attn_pool)
 
@@ -98,7 +120,7 @@ def _xavier_mlp(mlp: MLP) -> None:
 
 
 @torch.no_grad()
-def _eva_vision(tower: VisionTransformer) -> None:
+def _eva_vision(tower: VisionParts) -> None:
     for module in tower.modules():
         if isinstance(module, nn.Linear):
             _eva_normal(module.weight)
@@ -113,14 +135,14 @@ def _eva_vision(tower: VisionTransformer) -> None:
         if parameter is not None:
             _eva_normal(parameter)
     if isinstance(tower.proj, nn.Linear):
-        tower.proj.weight.mul_(EVA_HEAD)
+        tower.proj.weight.mul_(EVA_HEAD_FACTOR)
 
 
 def _eva_normal(weight: Tensor) -> None:
     nn.init.trunc_normal_(weight, std=EVA_STD)
 
 
-def _linear(projection: nn.Linear | nn.Parameter | None, width: int) -> None:
+def _projection(projection: nn.Linear | nn.Parameter | None, width: int) -> None:
     if isinstance(projection, nn.Linear):
         nn.init.normal_(projection.weight, std=width**-0.5)
         nn.init.zeros_(projection.bias)
@@ -129,4 +151,5 @@ def _linear(projection: nn.Linear | nn.Parameter | None, width: int) -> None:
 
 
 def _branches(transformer: Transformer) -> list[tuple[Attention, MLP]]:
+    """The two branches of each block."""
     return [(block.get_submodule("attn"), block.get_submodule("mlp")) for block in transformer.resblocks]  # type: ignore[misc]

@@ -1,39 +1,28 @@
-"""The small parts of every tower: LayerNorm, activations, the MLP."""
+"""Small parts that the towers share: LayerNorm, the MLP, the projection to the embedding, the check of their pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipfast.models.activations import ACTIVATIONS
 from clipfast.models.tower_configs import BlockConfig
+
+Part = nn.Module | nn.Parameter
 
 
 class LayerNorm(nn.LayerNorm):
-    """In the dtype of its weights, with the result in the input's: float32 weights in a half-precision model."""
+    """Computed in the dtype of its weights, which stay float32 in a half-precision model; the result has the input's dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """``x * sigmoid(1.702 x)``, the activation of OpenAI's weights; the exact GELU gives visibly other features."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "silu": F.silu,
-}
-
-
 class MLP(nn.Module):
-    """Widen, activate, narrow: (..., width) -> (..., width). Gated, ``c_proj(ln(act(gate(x)) * c_fc(x)))``."""
+    """``c_proj(act(c_fc(x)))``, or if gated ``c_proj(act(gate(x)) * c_fc(x))``: (..., width) -> (..., width).
+
+    With ``sub_norm`` a LayerNorm precedes ``c_proj``.
+    """
 
     def __init__(self, block: BlockConfig) -> None:
         super().__init__()
@@ -50,16 +39,22 @@ class MLP(nn.Module):
 
 
 def project(x: Tensor, projection: nn.Linear | nn.Parameter | None) -> Tensor:
-    """By a matrix (width, embed_dim) in OpenAI's orientation, by a Linear, or not at all."""
+    """(..., width) -> (..., embed_dim), by a matrix (width, embed_dim), which is OpenAI's orientation, or by a Linear."""
     if projection is None:
         return x
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
 def make_projection(kind: str, width: int, embed_dim: int) -> nn.Linear | nn.Parameter | None:
-    """What ``project`` takes, for "matrix" (standard deviation width ** -0.5), "linear" and "none"."""
+    """The argument of ``project`` for "matrix" (standard deviation width ** -0.5), "linear" and "none"."""
     if kind == "none":
         return None
     if kind == "linear":
         return nn.Linear(width, embed_dim)
     return nn.Parameter(width**-0.5 * torch.randn(width, embed_dim))
+
+
+def check_images(images: Tensor, channels: int, size: int) -> None:
+    """ValueError unless ``images`` are (B, channels, size, size)."""
+    if images.ndim != 4 or images.shape[1:] != (channels, size, size):
+        raise ValueError(f"images must have shape (B, {channels}, {size}, {size}); got {tuple(images.shape)}")

@@ -1,4 +1,4 @@
-"""The published models by name, in tables of what differs, and small ones for a CPU."""
+"""The published models by name, as tables of their sizes, and small models for a CPU."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _SIGLIP_SIZES = {
     "SO400M": (1152, 27, 16, 4304),
     "gopt": (1536, 40, 16, 6144),
 }
-# Patch and pictures; a name without a size is that of 224 pixels.
+# For each patch size the sizes of pictures; a name without a size stands for 224 pixels.
 _SIGLIP: dict[str, dict[int, tuple[int, ...]]] = {
     "B": {16: (224, 256, 384, 512)},
     "L": {16: (256, 384)},
@@ -103,7 +103,7 @@ def _siglips() -> dict[str, ClipConfig]:
 
 
 def _siglip(size: str, patch: int, image: int, second: bool) -> ClipConfig:
-    """OpenCLIP's activations, which differ by model: tanh's approximation where its configurations, or timm's, have it."""
+    """With OpenCLIP's activations: GELU, approximated by tanh where OpenCLIP's or timm's configuration of the model says so."""
     shape, text_shape = _SIGLIP_SIZES[size], _SIGLIP_SIZES["SO400M" if size == "gopt" else size]
     tanh = patch == 32 or size == "gopt" or (size, image) == ("L", 512) or (size, patch) == ("SO400M", 16)
     context = 16 if (size, image, second) == ("SO400M", 224, False) else 64
@@ -120,7 +120,7 @@ def _evas() -> dict[str, ClipConfig]:
 
 
 def _small() -> dict[str, ClipConfig]:
-    """For training on a CPU, over 32 or 64 pixels, with OpenAI's vocabulary or SigLIP's."""
+    """For training on a CPU, with pictures of 32 or 64 pixels and OpenAI's vocabulary or SigLIP's."""
     text, size = clip_text(128, 2), (128, 4, 4, 512)
     vit = VisionConfig(32, 4, *size[:3], activation="gelu")
     siglip = ClipConfig(128, siglip_vision(32, 4, size), siglip_text(32, 32_000, (128, 2, 2, 512)), "sigmoid")
@@ -145,19 +145,19 @@ def list_models() -> list[str]:
 
 
 def model_config(name: str) -> ClipConfig:
-    """The configuration of a name: OpenAI's ("ViT-B/32", "RN50"), OpenCLIP's ("ViT-B-16-SigLIP", "EVA02-B-16"), or ours
-    for small models ("ViT-tiny").
+    """The configuration of a named model. Names are OpenAI's ("ViT-B/32", "RN50"), OpenCLIP's ("ViT-B-16-SigLIP",
+    "EVA02-B-16"), and for small models this package's own ("ViT-tiny").
 
-    The ResNets are OpenAI's, with QuickGELU in the text tower; "ViT-B-32" has the exact GELU, as OpenCLIP's own weights,
-    and "ViT-B-32-quickgelu" is "ViT-B/32". Raises ValueError with the closest names for an unknown one.
+    The ResNets are OpenAI's, with QuickGELU in the text tower. "ViT-B-32" has the exact GELU, as OpenCLIP's own weights
+    have, and "ViT-B-32-quickgelu" is "ViT-B/32". Raises ValueError with the closest names for an unknown one.
     """
     configs = _configs()
     if name in configs:
         return configs[name]
     by_case = {known.lower(): known for known in configs}
     close = [by_case[match] for match in get_close_matches(name.lower(), by_case, n=5, cutoff=0.5)]
-    advice = f"the closest names are {', '.join(close)}" if close else "clipfast.models.list_models() has them all"
-    raise ValueError(f"there is no model {name!r}: {advice}")
+    advice = f"; the closest names are {', '.join(close)}" if close else ""
+    raise ValueError(f"name must be one of clipfast.models.list_models(); got {name!r}{advice}")
 
 
 def create_model(
@@ -165,15 +165,15 @@ def create_model(
 ) -> CLIP:
     """A model with fresh weights, in training mode, from a name (see ``model_config``) or a ``ClipConfig``.
 
-    ``device`` is where it is made: "meta" allocates nothing. ``dtype`` converts all parameters; for OpenAI's mixture of
-    half and single precision see ``convert_weights``. ``load_checkpoint`` fills it with trained weights.
+    The model is made on ``device``; "meta" allocates nothing. ``dtype`` converts all parameters; for OpenAI's mixture of
+    half and single precision see ``convert_weights``. ``load_checkpoint`` fills the model with trained weights.
     """
     if isinstance(name_or_config, str):
         config = model_config(name_or_config)
     elif isinstance(name_or_config, ClipConfig):
         config = name_or_config
     else:
-        raise TypeError(f"create_model takes a name or a ClipConfig, but got {type(name_or_config).__name__}")
+        raise TypeError(f"name_or_config must be a model's name or a ClipConfig; got {type(name_or_config).__name__}")
     with torch.device(device if device is not None else torch.get_default_device()):
         model = CLIP(config)
     return model if dtype is None else model.to(dtype)

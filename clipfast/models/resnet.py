@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipfast.models.config_checks import check_images
+from clipfast.models.layers import Part, check_images
 from clipfast.models.tower_configs import ResNetConfig
 
 EXPANSION = 4
-Part = nn.Module | nn.Parameter
 
 
 class Bottleneck(nn.Module):
@@ -37,7 +36,7 @@ class Bottleneck(nn.Module):
     def _shortcut(self, channels: int, wide: int) -> nn.Sequential | None:
         if self.stride == 1 and channels == wide:
             return None
-        pool = nn.AvgPool2d(self.stride)  # OpenAI's name for it, "-1", leaves "0" and "1" to what has parameters
+        pool = nn.AvgPool2d(self.stride)  # OpenAI names it "-1", so that "0" and "1" are the layers with parameters
         return nn.Sequential(
             OrderedDict([("-1", pool), ("0", nn.Conv2d(channels, wide, 1, bias=False)), ("1", nn.BatchNorm2d(wide))])
         )
@@ -50,7 +49,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool2d(nn.Module):
-    """The mean of all positions attends to the positions and itself: (B, width, grid, grid) -> (B, embed_dim)."""
+    """The mean of all positions attends to itself and the positions: (B, width, grid, grid) -> (B, embed_dim)."""
 
     def __init__(self, tokens: int, width: int, heads: int, embed_dim: int) -> None:
         super().__init__()
@@ -117,11 +116,11 @@ class ModifiedResNet(nn.Module):
         return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: each block's activations are computed again in backward."""
+        """Trade time for memory in training: the backward pass computes each block's activations again."""
         self.grad_checkpointing = enable
 
     def groups(self) -> list[list[Part]]:
-        """What is locked or unlocked together, from the pixels to the feature: stem, four stages, pooling."""
+        """The parts that are locked or unlocked together, from the pixels to the feature: stem, four stages, pooling."""
         stem: list[Part] = [self.conv1, self.bn1, self.conv2, self.bn2, self.conv3, self.bn3]
         return [stem, [self.layer1], [self.layer2], [self.layer3], [self.layer4], [self.attnpool]]
 
@@ -133,7 +132,7 @@ def _stage(channels: int, planes: int, blocks: int, stride: int) -> nn.Sequentia
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """The second computation of a checkpointed block must not count its batch twice in the running statistics."""
+    """Keep the running statistics while a checkpointed block is computed again, as its batch was counted the first time."""
     norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -38,38 +38,38 @@ class TextTower(nn.Module):
         """(B, L) ids -> (B, embed_dim)."""
         self._check(tokens)
         if isinstance(self.text_config, BagOfWordsConfig):
-            words = self._mean(tokens, self.text_config.pad_id)
+            pooled = self._mean_embedding(tokens, self.text_config.pad_id)
         elif self.text_config.pool == "last":
-            words = self._read(tokens)[:, -1]
+            pooled = self._transformed(tokens)[:, -1]
         else:
             rows = torch.arange(len(tokens), device=tokens.device)
-            words = self._read(tokens)[rows, tokens.argmax(dim=-1)]
-        return project(self.ln_final(words), self.text_projection)
+            pooled = self._transformed(tokens)[rows, tokens.argmax(dim=-1)]
+        return project(self.ln_final(pooled), self.text_projection)
 
     def _check(self, tokens: Tensor) -> None:
         if tokens.ndim != 2:
-            raise ValueError(f"texts are token ids (B, length), but these are {tuple(tokens.shape)}")
+            raise ValueError(f"texts must be token ids of shape (B, length); got {tuple(tokens.shape)}")
         length, limit = tokens.shape[1], self.context_length
         if length > limit:
-            raise ValueError(f"the texts have {length} tokens, but the model reads at most {limit}")
+            raise ValueError(f"texts must have at most {limit} tokens; got {length}")
         if length < limit and getattr(self.text_config, "pool", None) == "last":
-            raise ValueError(f"the texts have {length} tokens, but the model reads the last of {limit}: pad them to {limit}")
+            raise ValueError(f"texts must have {limit} tokens, as the model reads the last; got {length}; pad them to {limit}")
 
-    def _read(self, tokens: Tensor) -> Tensor:
+    def _transformed(self, tokens: Tensor) -> Tensor:
         assert self.transformer is not None
         assert self.positional_embedding is not None
         dtype = self.text_dtype
         x = self.token_embedding(tokens).to(dtype) + self.positional_embedding[: tokens.shape[1]].to(dtype)
         return self.transformer(x)
 
-    def _mean(self, tokens: Tensor, pad_id: int) -> Tensor:
+    def _mean_embedding(self, tokens: Tensor, pad_id: int) -> Tensor:
         words = (tokens != pad_id).unsqueeze(-1)
         embedded = self.token_embedding(tokens)
         return ((embedded * words).sum(dim=1) / words.sum(dim=1).clamp_min(1)).to(self.text_dtype)
 
     @property
     def text_dtype(self) -> torch.dtype:
-        """The dtype of what runs through the tower: that of its projections, which are converted to half precision."""
+        """The dtype in which the tower computes: that of its projections, which ``convert_weights`` makes half precision."""
         if self.transformer is not None:
             return self.transformer.resblocks[0].get_parameter("attn.in_proj_weight").dtype
         projection = self.text_projection.weight if isinstance(self.text_projection, nn.Linear) else self.text_projection

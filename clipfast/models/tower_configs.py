@@ -1,20 +1,22 @@
-"""What fixes the shape of a tower, in plain values: two kinds of image towers, two kinds of text towers."""
+"""The shapes of towers, in plain values: two kinds of image towers, two kinds of text towers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from clipfast.models.config_checks import check_choice, check_divides, check_positive
-
-ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "silu")
+from clipfast.common.argument_checks import check_choice
+from clipfast.models.activations import ACTIVATIONS
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """A residual block of attention and MLP. ``post_norm`` normalises the branches' results instead of their inputs;
-    ``gated`` multiplies the MLP's hidden layer by an activated second projection (SwiGLU with "silu"); ``sub_norm`` adds
-    LayerNorms inside attention and MLP, before their last projections; without ``key_bias`` only queries and values
-    have one."""
+    """A residual block of attention and MLP.
+
+    ``post_norm`` normalises the branches' results instead of their inputs. ``gated`` multiplies the MLP's hidden layer by an
+    activated second projection (SwiGLU with "silu"). ``sub_norm`` adds LayerNorms inside attention and MLP, before their last
+    projections. Without ``key_bias`` only queries and values have a bias.
+    """
 
     width: int
     heads: int
@@ -32,12 +34,14 @@ class BlockConfig:
 class VisionConfig:
     """A vision transformer over square patches of a square picture. The defaults are CLIP's.
 
-    ``mlp_width`` is 4 * width by default. ``input_norm``: a LayerNorm before the blocks. ``pool``: "class" reads the
-    class token, "attention" a learnt query's attention over all tokens (SigLIP). ``projection`` to the embedding:
-    "matrix", "linear" (with a bias), or "none". ``rope_grid``: rotary positions scaled to a grid of this size, beside the
-    learnt ones. ``ignore_remainder`` allows a patch size that does not divide the image size: the last rows and columns
-    of pixels are then not read. ``weights`` says how the parameters are initialised: "clip", "siglip" or "eva".
-    The other fields are those of ``BlockConfig``.
+    - ``mlp_width``: by default 4 * width.
+    - ``input_norm``: a LayerNorm before the blocks.
+    - ``pool``: the feature is read at the "class" token, or by a learnt query's "attention" over all tokens (SigLIP).
+    - ``projection`` to the embedding: "matrix", "linear" (with a bias), or "none".
+    - ``rope_grid``: rotary positions scaled to a grid of this size, in addition to the learnt positions.
+    - ``ignore_remainder``: the patch size need not divide the image size; the last rows and columns of pixels are not read.
+    - ``weights``: how the parameters are initialised, "clip", "siglip" or "eva".
+    - The other fields are those of ``BlockConfig``.
     """
 
     image_size: int
@@ -64,20 +68,20 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "image_size", "patch_size", "width", "layers", "heads", "channels", "mlp_width", "rope_grid")
-        check_divides("VisionConfig", self.width, self.heads)
-        check_choice(self, "activation", ACTIVATIONS)
-        check_choice(self, "pool", ("class", "attention"))
-        check_choice(self, "projection", ("matrix", "linear", "none"))
-        check_choice(self, "weights", ("clip", "siglip", "eva"))
+        _check_heads(self, self.width)
+        _check_choice(self, "activation", tuple(ACTIVATIONS))
+        _check_choice(self, "pool", ("class", "attention"))
+        _check_choice(self, "projection", ("matrix", "linear", "none"))
+        _check_choice(self, "weights", ("clip", "siglip", "eva"))
         if self.image_size % self.patch_size and not self.ignore_remainder:
             raise ValueError(
-                f"patch_size {self.patch_size} does not divide image_size {self.image_size}: choose another size, or "
-                "ignore_remainder=True to leave the last pixels unread"
+                f"VisionConfig.image_size must be a multiple of patch_size, {self.patch_size}; got {self.image_size}; choose "
+                "another size, or ignore_remainder=True to leave the last pixels unread"
             )
         if self.pool == "class" and not self.class_token:
-            raise ValueError('VisionConfig.pool is "class", which needs class_token=True')
+            raise ValueError("VisionConfig.pool must be 'attention' without a class_token; got 'class'")
         if self.rope_grid and (self.width // self.heads) % 4:
-            raise ValueError(f"rotary positions need a head width divisible by 4, but it is {self.width // self.heads}")
+            raise ValueError(f"a head's width must be a multiple of 4 for rotary positions; got {self.width // self.heads}")
 
     @property
     def grid(self) -> int:
@@ -110,13 +114,13 @@ class ResNetConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))  # a list, from a JSON file or a checkpoint
         if len(self.layers) != 4 or min(self.layers) < 1:
-            raise ValueError(f"ResNetConfig.layers must be four numbers of at least 1, but is {self.layers}")
+            raise ValueError(f"ResNetConfig.layers must be four numbers of at least 1; got {self.layers}")
         check_positive(self, "image_size", "width", "heads", "channels")
-        check_divides("ResNetConfig", 32 * self.width, self.heads)
+        _check_heads(self, 32 * self.width)
         if self.width % 2:
-            raise ValueError(f"a ResNet's width must be even, since its stem has half of it, but is {self.width}")
+            raise ValueError(f"ResNetConfig.width must be even, as the stem has half of it; got {self.width}")
         if self.image_size % 32:
-            raise ValueError(f"a ResNet's image_size must be a multiple of 32, but is {self.image_size}")
+            raise ValueError(f"ResNetConfig.image_size must be a multiple of 32; got {self.image_size}")
 
     @property
     def grid(self) -> int:
@@ -133,8 +137,8 @@ class ResNetConfig:
 class TextConfig:
     """A text transformer over ``context_length`` token ids below ``vocab_size``. The defaults are CLIP's.
 
-    ``pool``: "highest" reads the feature at the highest id, which ends a text in OpenAI's vocabulary; "last" at the last
-    of exactly ``context_length`` positions (SigLIP). ``projection`` and ``weights`` as in ``VisionConfig``.
+    ``pool`` says where the feature is read: at the "highest" id, which ends a text in OpenAI's vocabulary, or at the "last"
+    of exactly ``context_length`` positions (SigLIP). ``projection`` and ``weights`` are as in ``VisionConfig``.
     """
 
     context_length: int
@@ -152,11 +156,11 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "context_length", "vocab_size", "width", "layers", "heads", "mlp_width")
-        check_divides("TextConfig", self.width, self.heads)
-        check_choice(self, "activation", ACTIVATIONS)
-        check_choice(self, "pool", ("highest", "last"))
-        check_choice(self, "projection", ("matrix", "linear", "none"))
-        check_choice(self, "weights", ("clip", "siglip"))
+        _check_heads(self, self.width)
+        _check_choice(self, "activation", tuple(ACTIVATIONS))
+        _check_choice(self, "pool", ("highest", "last"))
+        _check_choice(self, "projection", ("matrix", "linear", "none"))
+        _check_choice(self, "weights", ("clip", "siglip"))
 
     @property
     def block(self) -> BlockConfig:
@@ -166,8 +170,8 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class BagOfWordsConfig:
-    """CLIP's CBOW text encoder (Radford et al., 2021, figure 3), of which no dimensions were published. Ours: the mean
-    of the embeddings of all tokens but ``pad_id``, a LayerNorm, and a projection."""
+    """CLIP's CBOW text encoder (Radford et al., 2021, figure 3), whose details were not published. Here: the mean of the
+    embeddings of all tokens but ``pad_id``, a LayerNorm, and a projection."""
 
     context_length: int
     vocab_size: int
@@ -178,4 +182,22 @@ class BagOfWordsConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "context_length", "vocab_size", "width")
-        check_choice(self, "projection", ("matrix", "linear", "none"))
+        _check_choice(self, "projection", ("matrix", "linear", "none"))
+
+
+def check_positive(config: Any, *fields: str) -> None:
+    """ValueError for a field below 1; None stands for a default."""
+    for name in fields:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{type(config).__name__}.{name} must be at least 1; got {value}")
+
+
+def _check_choice(config: Any, field: str, accepted: tuple[str, ...]) -> None:
+    check_choice(f"{type(config).__name__}.{field}", getattr(config, field), accepted)
+
+
+def _check_heads(config: Any, width: int) -> None:
+    """ValueError unless the heads divide the width of the attention."""
+    if width % config.heads:
+        raise ValueError(f"{type(config).__name__}.heads must divide the width {width}; got {config.heads}")

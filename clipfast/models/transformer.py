@@ -1,4 +1,4 @@
-"""The residual blocks that every transformer stacks. Sequences are (batch, length, width)."""
+"""Residual blocks of attention and MLP, and the stack of them. Sequences are (batch, length, width)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ResidualAttentionBlock(nn.Module):
 class Transformer(nn.Module):
     """``layers`` residual blocks, (B, L, width) -> (B, L, width).
 
-    With ``grad_checkpointing`` a training step keeps each block's input only, and computes the block again in backward.
+    With ``grad_checkpointing`` a training step keeps only each block's input, and the backward pass computes the block again.
     """
 
     def __init__(self, block: BlockConfig, layers: int) -> None:

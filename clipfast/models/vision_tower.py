@@ -5,14 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from clipfast.models.attention import AttentionPool, rotation_of
-from clipfast.models.config_checks import check_images
+from clipfast.models.attention import AttentionPool, Rotation, rotary_positions
 from clipfast.models.initialise import initialise_vision
-from clipfast.models.layers import LayerNorm, make_projection, project
+from clipfast.models.layers import LayerNorm, Part, check_images, make_projection, project
 from clipfast.models.tower_configs import VisionConfig
 from clipfast.models.transformer import Transformer
-
-Part = nn.Module | nn.Parameter
 
 
 class VisionTransformer(nn.Module):
@@ -36,7 +33,7 @@ class VisionTransformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the patches' weights, and of what runs through the blocks."""
+        """The dtype of the patch embedding's weights, in which the blocks compute."""
         return self.conv1.weight.dtype
 
     def forward(self, images: Tensor) -> Tensor:
@@ -54,18 +51,18 @@ class VisionTransformer(nn.Module):
         tokens = tokens + self.positional_embedding.to(tokens.dtype)
         return tokens if self.ln_pre is None else self.ln_pre(tokens)
 
-    def _rotation(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    def _rotation(self, device: torch.device) -> Rotation | None:
         if self.config.rope_grid is None:
             return None
-        return rotation_of(self.config.grid, self.config.rope_grid, self.config.width // self.config.heads, device)
+        return rotary_positions(self.config.grid, self.config.rope_grid, self.config.width // self.config.heads, device)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: each block's activations are computed again in backward."""
+        """Trade time for memory in training: the backward pass computes each block's activations again."""
         self.transformer.grad_checkpointing = enable
 
     def groups(self) -> list[list[Part]]:
-        """What is locked or unlocked together, from the pixels to the feature: the embedding, each block (the last with
-        the norm after it), and the head, if there is one."""
+        """The parts that are locked or unlocked together, from the pixels to the feature: the embedding, each block (the
+        last with the norm after it), and the head, if there is one."""
         stem: list[Part | None] = [self.conv1, self.class_embedding, self.positional_embedding, self.ln_pre]
         blocks: list[list[Part | None]] = [[block] for block in self.transformer.resblocks]
         blocks[-1].append(self.ln_post)

@@ -1,1 +1,1 @@
-"""Text: tokenizers, their vocabulary, and prompts."""
+"""Texts: tokenizers with their vocabularies, and prompts."""

@@ -13,13 +13,13 @@ SPECIAL = {"<|startoftext|>": (START_OF_TEXT,), "<|endoftext|>": (END_OF_TEXT,)}
 
 WORD_END = 256  # a byte that ends a word has this much added to its id
 MERGED = 512  # id of the first merge
-CACHED_WORDS = 2**17  # some 30 MB of words with their ids; then the cache starts anew
+CACHED_WORDS = 2**17  # some 30 MB of words with their ids; a full cache is emptied
 
 Merges = dict[tuple[int, int], int]
 
 
 class Words(dict[str, tuple[int, ...]]):
-    """Ids of the words met so far; a missing one is merged."""
+    """A cache: the ids of the words seen so far. Looking up another word computes its ids."""
 
     def __init__(self, merges: Merges) -> None:
         super().__init__(SPECIAL)
@@ -34,10 +34,10 @@ class Words(dict[str, tuple[int, ...]]):
 
 
 def merge(word: bytes, merges: Merges) -> tuple[int, ...]:
-    """Join neighbours, the earliest merge of the vocabulary first and from left to right, until none can be joined.
+    """The ids of a word: join neighbours, the vocabulary's earliest merge first and from left to right, until no pair merges.
 
-    A merge's id grows with its rank, and a pair's id is above those of its parts: so a heap of (id of the pair,
-    position) yields them in that order, in O(n log n) for a word of n bytes.
+    The ids of merges grow with their ranks, and a pair's id is above those of its parts. So a heap of (id of the pair,
+    position) yields the pairs in that order, in O(n log n) for a word of n bytes.
     """
     ids = [BYTE_IDS[byte] for byte in word]
     ids[-1] += WORD_END
@@ -48,7 +48,7 @@ def merge(word: bytes, merges: Merges) -> tuple[int, ...]:
     while heap:
         joined, i = heappop(heap)
         j = after[i]
-        if j >= count or merges.get((ids[i], ids[j])) != joined:  # one of the two was joined with its other neighbour
+        if j >= count or merges.get((ids[i], ids[j])) != joined:  # one of them has been joined with its other neighbour
             continue
         ids[i], ids[j] = joined, -1
         after[i] = k = after[j]
@@ -74,7 +74,7 @@ BYTE_IDS = {byte: i for i, byte in enumerate(_byte_order())}
 def read_vocabulary(path: Path) -> tuple[Merges, list[bytes]]:
     """Merges by the ids of their parts, and the bytes of each id, ``</w>`` included.
 
-    The file spells a byte as a visible character: its own if it has one, or else one from U+0100 on.
+    The file spells each byte as a visible character: its own if it has one, otherwise one from U+0100 on.
     """
     order = _byte_order()
     spelled = [chr(b) for b in order[:188]] + [chr(0x100 + i) for i in range(68)]

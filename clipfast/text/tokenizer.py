@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clipfast.common.argument_checks import check_whole_number
 from clipfast.common.extras import require
 from clipfast.text.bpe import END_OF_TEXT, START_OF_TEXT, VOCABULARY_SIZE, Words, read_vocabulary
 from clipfast.text.vocabulary import find_vocabulary
@@ -18,12 +19,12 @@ from clipfast.text.vocabulary import find_vocabulary
 CONTEXT_LENGTH = 77
 PATTERN = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|"  # special tokens and English endings
-    r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # words, single digits, anything else that is no space
+    r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # words, single digits, runs of anything else but spaces
 )
 
 
 class Tokenizer:
-    """Strings to token ids and back; ``path`` is a vocabulary file, by default the one that ``find_vocabulary`` finds."""
+    """Strings to token ids and back, with the vocabulary file ``path``, by default the one that ``find_vocabulary`` finds."""
 
     vocab_size = VOCABULARY_SIZE
 
@@ -44,37 +45,36 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of ``text`` without start and end."""
-        if not isinstance(text, str):
-            raise TypeError(f"a text must be a string; got {type(text).__name__}")
         ids = self._ids
-        return [i for word in self._split(self._clean(text)) for i in ids[word]]
+        return [i for word in self._split(self._clean(checked_text(text))) for i in ids[word]]
 
     def decode(self, ids: Iterable[int] | Tensor) -> str:
         """The text of ``ids`` (one text, not a batch): lower case, words separated by spaces, special tokens spelled out."""
         listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
         for i in listed:
             if isinstance(i, list) or not 0 <= i < VOCABULARY_SIZE:
-                raise ValueError(f"decode takes the ids of one text, each in [0, {VOCABULARY_SIZE}); got {i}")
+                raise ValueError(f"ids must be those of one text, each in [0, {VOCABULARY_SIZE}); got {i}")
         text = b"".join(self._bytes[i] for i in listed)
         return text.decode("utf-8", errors="replace").replace("</w>", " ")
 
     def __call__(self, texts: str | Iterable[str], context_length: int | None = None, truncate: bool = False) -> Tensor:
-        """As ``tokenize``; ``context_length`` is by default the tokenizer's own."""
+        """As ``tokenize``, but with the tokenizer's own ``context_length`` by default."""
         length = self.context_length if context_length is None else checked_length(context_length)
         listed = listed_texts(texts)
         rows = [[START_OF_TEXT, *self.encode(text), END_OF_TEXT] for text in listed]
         return padded(rows, listed, length, truncate, pad=0)
 
     def _clean(self, text: str) -> str:
-        # Printable ASCII without a character reference is what ftfy and html leave as it is. White space needs no
-        # collapsing, as no token contains it.
+        # ftfy and html leave printable ASCII without character references as it is. White space need not be collapsed, as no
+        # token contains any.
         if not (text.isascii() and text.isprintable() and "&" not in text):
             text = html.unescape(html.unescape(self._fix_text(text))).strip()
         return text.lower()
 
 
 def padded(rows: list[list[int]], texts: list[str], length: int, truncate: bool, pad: int) -> Tensor:
-    """One int32 row per text; a row that is too long keeps its last id, which ends the text, or is refused."""
+    """One int32 row (length,) per text. A text that is too long raises RuntimeError, or with ``truncate`` loses ids before its
+    last one, the end."""
     result = np.full((len(rows), length), pad, dtype=np.int32)
     for line, ids, text in zip(result, rows, texts, strict=True):
         if len(ids) > length:
@@ -86,6 +86,7 @@ def padded(rows: list[list[int]], texts: list[str], length: int, truncate: bool,
 
 
 def listed_texts(texts: str | Iterable[str]) -> list[str]:
+    """A string or several, as a list."""
     if isinstance(texts, str):
         return [texts]
     if isinstance(texts, (bytes, Tensor)) or not isinstance(texts, Iterable):
@@ -93,22 +94,27 @@ def listed_texts(texts: str | Iterable[str]) -> list[str]:
     return list(texts)
 
 
+def checked_text(value: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text must be a string; got {type(value).__name__}")
+    return value
+
+
 def checked_length(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"context_length must be a whole number above 0; got {value!r}")
+    check_whole_number("context_length", value, 1)
     return value
 
 
 @cache
 def default_tokenizer() -> Tokenizer:
-    """The tokenizer behind ``tokenize``, made at its first call."""
+    """The tokenizer of ``tokenize``, made at the first call."""
     return Tokenizer()
 
 
 def tokenize(texts: str | Iterable[str], context_length: int = CONTEXT_LENGTH, truncate: bool = False) -> Tensor:
     """A string or several -> int32 (number of texts, context_length), as OpenAI's ``clip.tokenize``. Needs ftfy and regex.
 
-    Each row is start (49406), the text's ids, end (49407), and zeros. A text of more than ``context_length - 2`` ids
-    raises RuntimeError, or with ``truncate`` loses the last ones.
+    Each row is the start (49406), the text's ids, the end (49407), and zeros. A text of more than ``context_length - 2`` ids
+    raises RuntimeError, or with ``truncate`` loses its last ids.
     """
     return default_tokenizer()(texts, context_length, truncate)

@@ -1,4 +1,4 @@
-"""OpenAI's vocabulary file: where it is found, and the check that it is the right one."""
+"""OpenAI's vocabulary file: finding or downloading it, and checking that it is the right one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PACKAGES = ("clip", "open_clip")  # as imported: openai-clip and clip-anytorch, 
 
 
 def find_vocabulary(path: str | os.PathLike[str] | None = None) -> Path:
-    """The file at ``path``, or else in the cache, in an installed package that ships it, or downloaded; its sha256 holds.
+    """The file at ``path``; by default the one in the cache, or in an installed package that ships it, or downloaded.
 
-    Raises FileNotFoundError or ValueError for a ``path`` that is missing or another file, and RuntimeError where the
-    download fails.
+    Its sha256 is always checked. Raises FileNotFoundError if there is no file at ``path``, ValueError if it is another file,
+    and RuntimeError if the download fails.
     """
     if path is not None:
         return _checked(Path(path))
     for candidate in _candidates():
-        # The name `clip` on the package index is another project: only the content decides.
+        # An installed `clip` may be an unrelated project of that name: only the content decides.
         if candidate.is_file() and sha256_of(candidate) == SHA256:
             return candidate
     return download(URL, SHA256, cache_folder())
@@ -35,7 +35,7 @@ def _checked(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"there is no vocabulary file at {path}; without a path clipfast looks for one itself")
     if (found := sha256_of(path)) != SHA256:
-        raise ValueError(f"{path} is not CLIP's vocabulary: its sha256 is {found}, expected {SHA256} ({URL})")
+        raise ValueError(f"path must be CLIP's vocabulary, {URL} with sha256 {SHA256}; got {path} with sha256 {found}")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Downloads from a server in this process that breaks off, ignores ranges, fails, or sends something else."""
+"""Downloads from a server in this process that breaks connections off, ignores ranges, fails, or sends another file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @dataclass
 class Server:
-    """``cuts`` are the bytes after which one answer after another breaks off; ``failures`` are statuses to begin with."""
+    """Each answer breaks off after the next of ``cuts`` bytes; before that, requests fail with the statuses ``failures``."""
 
     content: bytes = CONTENT
     ranges: bool = True
@@ -102,7 +102,7 @@ def test_a_later_call_resumes_what_an_earlier_one_left(server: Server, tmp_path:
     server.cuts = [1000] * ATTEMPTS
     with pytest.raises(RuntimeError, match=r"the connection ended after 4000 of 1280000 bytes. A later call resumes"):
         download(server.url, SHA256, tmp_path)
-    assert names(tmp_path) == ["model one.pt.part"]  # nothing under the name itself
+    assert names(tmp_path) == ["model one.pt.part"]  # there is no file under its own name
     assert download(server.url, SHA256, tmp_path).read_bytes() == CONTENT
     assert server.asked[-1] == "bytes=4000-"
     assert names(tmp_path) == ["model one.pt"]
@@ -126,7 +126,7 @@ def test_a_part_of_another_file_is_removed(server: Server, tmp_path: Path) -> No
     assert download(server.url, SHA256, tmp_path).read_bytes() == CONTENT
 
 
-def test_another_part_than_was_asked_for_is_not_appended(server: Server, tmp_path: Path) -> None:
+def test_a_part_that_was_not_requested_is_not_appended(server: Server, tmp_path: Path) -> None:
     server.cuts, server.wrong_part = [300_000], True
     assert download(server.url, SHA256, tmp_path).read_bytes() == CONTENT
 
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_replaced(server: Server, tmp_path: Path) -> None:
 
 
 def test_errors_of_the_server(server: Server, tmp_path: Path) -> None:
-    server.failures = [503, 500]  # they pass
+    server.failures = [503, 500]  # these are temporary
     assert download(server.url, SHA256, tmp_path / "a").read_bytes() == CONTENT
     server.failures, server.asked[:] = [404], []
     with pytest.raises(RuntimeError, match="HTTP 404 Not Found"):

@@ -9,11 +9,11 @@ import torch
 from data_files import PLAIN, picture, shown
 
 from clipfast.data import DataConfig, open_pairs
-from clipfast.data.folder import ClassFolders
+from clipfast.data.class_folders import ClassFolders
 
 
 def write_classes(folder: Path, sizes: dict[str, int]) -> Path:
-    """Pictures numbered over all classes, in the order of their names."""
+    """Numbered pictures, counted over all classes in the order of their names."""
     number = 0
     for name, size in sorted(sizes.items()):
         (folder / name / "below").mkdir(parents=True)
@@ -54,7 +54,7 @@ def test_distinct_classes(tmp_path: Path):
     data = open_pairs(config, PLAIN, letters, batch_size=3, seed=0)
     assert data.steps == 4
     assert all(len(set(captions(batch))) == 3 for epoch in range(5) for batch in data.epoch(epoch))
-    with pytest.raises(ValueError, match="of class folders distinct can be 'class' alone; got 'name'"):
+    with pytest.raises(ValueError, match="distinct must be 'class' for class folders; got 'name'"):
         open_pairs(DataConfig(str(source), distinct="name"), PLAIN, letters, batch_size=3, seed=0)
 
 
@@ -67,7 +67,7 @@ def test_records_name_their_files(tmp_path: Path):
     assert records.groups("class").tolist() == [0, 1, 1]
 
 
-def test_a_picture_that_is_none_is_named(tmp_path: Path):
+def test_a_file_that_is_not_a_picture_is_named(tmp_path: Path):
     write_classes(tmp_path, {"a": 2})
     (tmp_path / "a" / "bad.png").write_text("no picture")
     config = DataConfig(str(tmp_path), augment="none", workers=0)
@@ -78,16 +78,16 @@ def test_a_picture_that_is_none_is_named(tmp_path: Path):
 
 
 def test_folders_that_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="has no folders; it takes one for each class"):
+    with pytest.raises(ValueError, match="must have a folder of pictures for each class; got no folders"):
         ClassFolders(DataConfig(str(tmp_path)))
     write_classes(tmp_path, {"a_b": 1})
-    with pytest.raises(ValueError, match=r"caption_key = 'label' has no meaning for .*: class folders have no columns"):
+    with pytest.raises(ValueError, match=r"caption_key must be left out for .*; got 'label'; class folders have no columns"):
         ClassFolders(DataConfig(str(tmp_path), caption_key="label"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"there are no pictures in the folder .*empty"):
         ClassFolders(DataConfig(str(tmp_path)))
     (tmp_path / "a b").mkdir()
-    with pytest.raises(ValueError, match="has several folders for a b: _ and a space are the same"):
+    with pytest.raises(ValueError, match="must have one folder for each class, where _ means a space; got several for a b"):
         ClassFolders(DataConfig(str(tmp_path)))
 
 

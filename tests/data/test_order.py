@@ -1,4 +1,4 @@
-"""Orders of an epoch: each pair at most once, none twice of a group, the same for the same numbers."""
+"""Orders of an epoch: each pair at most once, a group at most once in a batch, the same order for the same numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from clipfast.data.order import epoch_order, seed_of, whole_batches
 
 
-def test_every_pair_at_most_once_and_other_ones_are_left_over():
+def test_every_pair_comes_at_most_once_and_the_remainder_differs():
     orders = [epoch_order(103, 10, 10, None, seed=1, epoch=epoch) for epoch in range(40)]
     assert all(order.shape == (10, 10) and len(np.unique(order)) == 100 for order in orders)
     left = {tuple(np.setdiff1d(np.arange(103), order)) for order in orders}
@@ -47,7 +47,7 @@ def test_no_group_comes_twice_in_a_batch(name: str, size: int):
 
 
 def most_batches(sizes: list[int], size: int) -> int:
-    """Always from the largest groups: no way of dealing gives more batches."""
+    """Dealing each batch from the largest groups: no way of dealing gives more batches."""
     left, steps = sorted(sizes, reverse=True), 0
     while len(left) >= size and left[size - 1] > 0:
         left = sorted([n - 1 for n in left[:size]] + left[size:], reverse=True)

@@ -1,4 +1,4 @@
-"""Batches as functions of seed, epoch and place: whatever the workers, the processes, and where a run goes on."""
+"""Batches depend on the seed, the epoch and the place, but not on workers, processes, or where a run resumes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_distinct_pairs(tmp_path: Path):
     assert data.steps == 3
     both = zip(data.epoch(0), opened(table, batch_size=3, world_size=2, distinct="name").epoch(0), strict=True)
     assert all(sorted(numbers(right) + numbers(left)) == list(range(6)) for left, right in both)
-    with pytest.raises(ValueError, match="18 pairs, enough for 0 batches of 7, none with two pairs of one 'name'; an epoch"):
+    with pytest.raises(ValueError, match="got 18 pairs, enough for 0 batches of 7, none with two pairs of one 'name'; take"):
         opened(table, batch_size=7, distinct="name")
 
 
@@ -140,7 +140,7 @@ def test_pictures_of_every_mode_are_as_the_preprocessing_makes_them(tmp_path: Pa
 
 
 def test_a_batch_larger_than_the_data_is_refused(table: Path):
-    with pytest.raises(ValueError, match=r"42 pairs, enough for 0 batches of 50; an epoch needs one or more: take a smaller"):
+    with pytest.raises(ValueError, match=r"one batch or more; got 42 pairs, enough for 0 batches of 50; take a smaller batch$"):
         opened(table, batch_size=25, world_size=2)
     with pytest.raises(ValueError, match=r"42 pairs, enough for 6 batches of 7; samples=50 asks for 7; .* or other samples"):
         opened(table, samples=50)
@@ -151,16 +151,16 @@ def test_a_batch_larger_than_the_data_is_refused(table: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be a whole number, at least 1; got 0"),
-        ({"seed": -1}, "seed must be a whole number, at least 0; got -1"),
-        ({"rank": 2, "world_size": 2}, r"rank must be in \[0, 2\), as there are 2 processes; got 2"),
-        ({"samples": 0}, "samples must be a whole number, at least 1; got 0"),
-        ({"workers": -1}, "workers must be a whole number, at least 0; got -1"),
-        ({"augment": "flip"}, "augment='flip' is unknown; accepted: crop, none"),
-        ({"min_scale": 0.0}, r"min_scale is a share of the picture's area, above 0 and at most 1; got 0\.0"),
-        ({"templates": ("a photo",)}, r"templates is a list of one or more texts with {} where the name goes; got"),
-        ({"templates": "a {}"}, r"templates is a list of one or more texts"),
-        ({"image_key": ""}, "image_key must be a text that is not empty; got ''"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1; got 0"),
+        ({"seed": -1}, "seed must be a whole number of at least 0; got -1"),
+        ({"rank": 2, "world_size": 2}, r"rank must be in \[0, 2\), the processes; got 2"),
+        ({"samples": 0}, "samples must be a whole number of at least 1; got 0"),
+        ({"workers": -1}, "workers must be a whole number of at least 0; got -1"),
+        ({"augment": "flip"}, "augment must be one of 'crop', 'none'; got 'flip'"),
+        ({"min_scale": 0.0}, r"min_scale must be a share of the picture's area, above 0 and at most 1; got 0\.0"),
+        ({"templates": ("a photo",)}, r"templates must be a list of texts, one or more, with {} where the name goes; got"),
+        ({"templates": "a {}"}, r"templates must be a list of texts"),
+        ({"image_key": ""}, "image_key must be a non-empty text; got ''"),
     ],
 )
 def test_values_that_are_refused(table: Path, options: dict, message: str):
@@ -189,7 +189,7 @@ def test_a_signal_to_all_processes_is_the_training_s(table: Path, number: signal
 
 
 def test_a_script_that_leaves_an_epoch_early_ends(table: Path):
-    """At its end Python sends its workers the signal that they pass over when others send it."""
+    """At exit Python ends its workers by the signal that they ignore when it comes from others."""
     code = f"""if True:
         from clipfast.data import DataConfig, open_pairs
         from data_files import PLAIN, digits

@@ -1,4 +1,4 @@
-"""WebDataset shards: what is read, in which order, and what is skipped with its shard and key."""
+"""WebDataset shards: which samples are read, in which order, and which are skipped, with their shard and key."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_resumed_epoch_goes_on_with_the_same_batches(source: str, workers: int
     read = []
     monkeypatch.setattr("clipfast.data.batches.read_picture", lambda image, transform: read.append(image) or torch.zeros(1))
     list(opened(source, 4, 30).epoch(1, 5))
-    assert len(read) == 8  # what comes before is not decoded
+    assert len(read) == 8  # earlier samples are not decoded
 
 
 def test_the_processes_share_the_shards(source: str):
@@ -85,7 +85,7 @@ def test_the_processes_share_the_shards(source: str):
     for epoch in range(4):
         seen = [{number for batch in part.epoch(epoch) for number in numbers(batch)} for part in parts]
         assert not seen[0] & seen[1]
-    with pytest.raises(ValueError, match="4 shards for 5 processes; each needs one or more"):
+    with pytest.raises(ValueError, match="must have a shard for each of the 5 processes; got 4"):
         opened(source, 2, 24, 0, 5)
 
 
@@ -144,8 +144,8 @@ def test_other_endings(tmp_path: Path):
     [(0, 3, "it has no end mark"), (100, 3, "it has no end mark"), (600, 2, "")],
 )
 def test_a_shard_that_was_cut_off_ends_there(tmp_path: Path, cut: int, kept: int, reason: str):
-    """Before the fourth sample, in the header of its first member, and in its data, where no one knows that the third is
-    complete."""
+    """Cut before the fourth sample, in the header of its first member, and in its data; then nothing tells that the third
+    sample is complete."""
     source = write_shards(tmp_path, (6, 6))
     path = tmp_path / "00.tar"
     with tarfile.open(path) as tar:
@@ -160,18 +160,20 @@ def test_a_shard_that_was_cut_off_ends_there(tmp_path: Path, cut: int, kept: int
 
 def test_shards_that_are_refused(tmp_path: Path):
     source = write_shards(tmp_path, (3,))
-    with pytest.raises(ValueError, match=r"tar shards are not counted; say how many pairs an epoch has \(samples\)"):
+    with pytest.raises(ValueError, match=r"samples must be given for tar shards, as the number of pairs in an epoch; got None"):
         opened(source, 1, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"distinct = 'txt' has no meaning .*: what is in tar shards is not known"):
+    with pytest.raises(
+        ValueError, match=r"distinct must be left out for .*; got 'txt'; the values in tar shards are not known"
+    ):
         opened(source, 1, 3, distinct="txt")
-    with pytest.raises(ValueError, match=r"root = 'x' has no meaning for .*: pictures are inside the shards; leave it out"):
+    with pytest.raises(ValueError, match=r"root must be left out for .*; got 'x'; pictures are inside the shards"):
         opened(source, 1, 3, root="x")
-    with pytest.raises(ValueError, match="samples=3 is less than a batch of 4 over all processes"):
+    with pytest.raises(ValueError, match="samples must be at least 4, a batch of all processes; got 3"):
         opened(source, 4, 3)
     with pytest.raises(FileNotFoundError, match=r"there is no shard .*01\.tar"):
         opened(f"{tmp_path}/{{00..01}}.tar", 1, 3)
     (tmp_path / "01.tar").write_text("no tar")
-    with pytest.raises(ValueError, match=r"01\.tar is not a tar file"):
+    with pytest.raises(ValueError, match=r"a shard must be a tar file; got .*01\.tar"):
         opened(f"{tmp_path}/{{00..01}}.tar", 1, 3)
     with tarfile.open(tmp_path / "02.tar", "w"):
         pass

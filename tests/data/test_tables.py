@@ -1,4 +1,4 @@
-"""CSV, TSV and JSONL: what is read, what is skipped with its line, what is refused."""
+"""CSV, TSV and JSONL: which rows are read, which are skipped, with their lines, and which files are refused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from data_files import PLAIN, digits, noise, numbered_table, numbers, picture, shown, write_csv, write_jsonl
 
 from clipfast.data import DataConfig, NothingReadableError, open_pairs
-from clipfast.data.rows import DelimitedRows, JsonRows
 from clipfast.data.table import Table
+from clipfast.data.table_rows import DelimitedRows, JsonRows
 
 
 def pairs(source: Path, batch_size: int, **options):
@@ -37,7 +37,7 @@ def test_fields_with_quotes_newlines_and_other_letters(tmp_path: Path, ending: s
     assert list(rows.column("caption")) == captions
 
 
-def test_a_mark_of_utf8_and_blank_lines_are_no_data(tmp_path: Path):
+def test_a_byte_order_mark_and_blank_lines_are_skipped(tmp_path: Path):
     (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfimage,caption\r\n\r\na.png,1\r\n\r\nb.png,2\r\n")
     rows = DelimitedRows(tmp_path / "t.csv")
     assert rows.columns == ("image", "caption")
@@ -74,7 +74,7 @@ def test_one_of_several_captions_is_drawn_anew_each_epoch(tmp_path: Path):
 
 
 def broken_files(folder: Path) -> list[tuple[str, object, str]]:
-    """Of each: its file, its caption, and why it cannot be read."""
+    """For each: its file, its caption, and why it cannot be read."""
     for kind in ("png", "jpg", "webp"):
         noise(1, 60, 50).save(folder / f"whole.{kind}")
         whole = (folder / f"whole.{kind}").read_bytes()
@@ -95,15 +95,15 @@ def broken_files(folder: Path) -> list[tuple[str, object, str]]:
         ("0.png", None, "the caption is empty (in 'caption')"),
         ("0.png", [], "the caption is empty (in 'caption')"),
         ("0.png", ["1", ""], "the caption is empty (in 'caption')"),
-        ("0.png", 5, "the caption is not a text, but int (in 'caption')"),
-        ("0.png", ["1", 5], "the caption is not a text, but int (in 'caption')"),
+        ("0.png", 5, "the caption must be a text; got int (in 'caption')"),
+        ("0.png", ["1", 5], "the caption must be a text; got int (in 'caption')"),
         ("0.png", "no number", "the caption cannot be tokenized: invalid literal"),
-        ("", "1", "there is no path of a picture in 'image', but ''"),
-        (None, "1", "there is no path of a picture in 'image', but None"),
+        ("", "1", "'image' must be the path of a picture; got ''"),
+        (None, "1", "'image' must be the path of a picture; got None"),
     ]
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path: Path):
+def test_broken_pairs_are_named_and_the_others_are_used(tmp_path: Path):
     picture(0).save(tmp_path / "0.png")
     broken = broken_files(tmp_path)
     rows = [{"image": "0.png", "caption": "0"}, *({"image": image, "caption": caption} for image, caption, _ in broken)]
@@ -116,26 +116,26 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(tmp_path: Path):
         assert reason in why[f"{table}:{line}"]
 
 
-def test_rows_that_are_none_are_named(tmp_path: Path):
+def test_broken_rows_are_named(tmp_path: Path):
     picture(0).save(tmp_path / "0.png")
     table = tmp_path / "t.csv"
     table.write_bytes(b"image,caption\n0.png,0\n0.png\n0.png,1,2\n0.png,caf\xe9 1\n")
     (batch,) = pairs(table, 4).epoch(0)
     assert sorted(batch.skipped) == [
-        (f"{table}:3", "the row has 1 fields, and the header 2"),
-        (f"{table}:4", "the row has 3 fields, and the header 2"),
+        (f"{table}:3", "the row must have 2 fields, as the header; got 1"),
+        (f"{table}:4", "the row must have 2 fields, as the header; got 3"),
         (f"{table}:5", "the caption is not UTF-8 (in 'caption')"),
     ]
     lines = tmp_path / "t.jsonl"
     lines.write_text('{"image": "0.png", "caption": "0"}\n{"image": \n["0.png"]\n')
     (batch,) = pairs(lines, 3).epoch(0)
     assert [(where, why.partition(":")[0]) for where, why in sorted(batch.skipped)] == [
-        (f"{lines}:2", "the line is not JSON"),
-        (f"{lines}:3", "the line is no JSON object with keys, but list"),
+        (f"{lines}:2", "the line must be JSON; got Expecting value"),
+        (f"{lines}:3", "the line must be a JSON object; got list"),
     ]
 
 
-def test_a_batch_of_which_nothing_can_be_read_is_an_error_of_its_own(tmp_path: Path):
+def test_a_batch_without_a_readable_pair_has_its_own_error(tmp_path: Path):
     table = write_csv(tmp_path / "t.csv", [(f"{i}.png", "1") for i in range(4)])
     with pytest.raises(NothingReadableError, match=r"none of a batch's 4 pairs can be read; .*t\.csv:\d: .*No such file"):
         list(pairs(table, 4).epoch(0))
@@ -144,20 +144,24 @@ def test_a_batch_of_which_nothing_can_be_read_is_an_error_of_its_own(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "contents", "message"),
     [
-        ("t.csv", b"", r"t\.csv is empty: it has no rows"),
-        ("t.csv", b"image,caption\n\n", r"t\.csv is empty: it has no rows"),
-        ("t.jsonl", b"\n\n", r"t\.jsonl is empty: it has no rows"),
-        ("t.csv", b"file,caption\na,b\n", r"t\.csv has no column 'image'; its columns are 'file', 'caption'"),
-        ("t.csv", b"image\tcaption\na\tb\n", r"t\.csv has tabs between its columns, where a \.csv file has commas; call it"),
-        ("t.tsv", b"image,caption\na,b\n", r"t\.tsv has no column 'image'; its columns are 'image,caption'"),
-        ("t.jsonl", b'{"image": "a", "text": "b"}\n', r"t\.jsonl has no column 'caption'; its columns are 'image', 'text'"),
-        ("t.csv", b"PK\x03\x04\x14\x00\x08\x08\n\x00", r"t\.csv is not a \.csv file in UTF-8"),
-        ("t.csv", "image,caption\na,b\n".encode("utf-16"), r"t\.csv is not a \.csv file in UTF-8"),
-        ("t.jsonl", b"image,caption\na,b\n", r"t\.jsonl is not a \.jsonl file: in its first line, the line is not JSON"),
-        ("t.jsonl", b"[1, 2]\n", r"t\.jsonl is not a \.jsonl file: in its first line, the line is no JSON object"),
-        ("t.csv", b'image,caption\na,"b\nc,d\n', r"t\.csv:3 is not a row of a \.csv file: unexpected end of data"),
-        ("t.csv", b'image,caption\na,b\na,"b"c\n', r"t\.csv:3 is not a row of a \.csv file: ',' expected after '\"'"),
-        ("t.parquet", b"PAR1", r"t\.parquet is no table \(\.csv, \.tsv, \.jsonl\), no folder"),
+        ("t.csv", b"", r"t\.csv must have at least one row; got none"),
+        ("t.csv", b"image,caption\n\n", r"t\.csv must have at least one row; got none"),
+        ("t.jsonl", b"\n\n", r"t\.jsonl must have at least one row; got none"),
+        ("t.csv", b"file,caption\na,b\n", r"t\.csv must have a column 'image'; got 'file', 'caption'"),
+        ("t.csv", b"image\tcaption\na\tb\n", r"t\.csv must have commas between its columns; got tabs; rename it to \.tsv"),
+        ("t.tsv", b"image,caption\na,b\n", r"t\.tsv must have a column 'image'; got 'image,caption'"),
+        ("t.jsonl", b'{"image": "a", "text": "b"}\n', r"t\.jsonl must have a column 'caption'; got 'image', 'text'"),
+        ("t.csv", b"PK\x03\x04\x14\x00\x08\x08\n\x00", r"t\.csv must be a \.csv file in UTF-8; got"),
+        ("t.csv", "image,caption\na,b\n".encode("utf-16"), r"t\.csv must be a \.csv file in UTF-8; got"),
+        ("t.jsonl", b"image,caption\na,b\n", r"t\.jsonl must be a \.jsonl file; in its first line the line must be JSON; got"),
+        (
+            "t.jsonl",
+            b"[1, 2]\n",
+            r"t\.jsonl must be a \.jsonl file; in its first line the line must be a JSON object; got list",
+        ),
+        ("t.csv", b'image,caption\na,"b\nc,d\n', r"t\.csv:3 must be a row of a \.csv file; got unexpected end of data"),
+        ("t.csv", b'image,caption\na,b\na,"b"c\n', r"t\.csv:3 must be a row of a \.csv file; got ',' expected after '\"'"),
+        ("t.parquet", b"PAR1", r"source must be a table \(\.csv, \.tsv, \.jsonl\), a folder .*; got .*t\.parquet$"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, name: str, contents: bytes, message: str):
@@ -170,7 +174,7 @@ def test_missing_files_and_columns(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*nowhere\.csv"):
         pairs(tmp_path / "nowhere.csv", 1)
     table = numbered_table(tmp_path, 3)
-    with pytest.raises(ValueError, match="has no column 'label'; its columns are 'image', 'caption'"):
+    with pytest.raises(ValueError, match="must have a column 'label'; got 'image', 'caption'"):
         pairs(table, 1, distinct="label")
 
 

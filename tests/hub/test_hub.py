@@ -1,4 +1,4 @@
-"""``load`` and ``available_models`` with small checkpoints in every kind of file, and OpenAI's README usage."""
+"""``load`` and ``available_models`` with small checkpoints in every kind of file, and the usage in OpenAI's README."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from clipfast import models
 from clipfast.common import download
 from clipfast.hub import pretrained as hub
-from clipfast.hub.torchscript import load_archive
 from clipfast.images.preprocess import Preprocess
 from clipfast.inference.zero_shot import ZeroShotClassifier
 from clipfast.text.tokenizer import tokenize
@@ -36,7 +35,7 @@ def model() -> models.CLIP:
 
 @pytest.fixture(scope="module")
 def rounded(model: models.CLIP) -> models.CLIP:
-    """What the original's loader makes of float32 weights on the CPU: through half precision."""
+    """The model that the original's loader makes of float32 weights on the CPU: rounded to half precision."""
     again = models.create_model(CONFIG)
     again.load_state_dict(model.state_dict())
     models.convert_weights(again)
@@ -44,7 +43,7 @@ def rounded(model: models.CLIP) -> models.CLIP:
 
 
 class Traced(nn.Module):
-    """The outside of OpenAI's archives: three methods, and the sizes as buffers."""
+    """The interface of OpenAI's archives: three methods, and the sizes as buffers."""
 
     def __init__(self, model: models.CLIP) -> None:
         super().__init__()
@@ -52,7 +51,7 @@ class Traced(nn.Module):
             setattr(self, name, part)
         for name, value in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
             self.register_buffer(name, torch.tensor(value))
-        self.whole = [model]  # in a list: not a second copy of its parameters
+        self.whole = [model]  # in a list, so that its parameters are not registered twice
 
     def encode_image(self, images: Tensor) -> Tensor:
         return self.visual(images)
@@ -99,7 +98,7 @@ def test_every_kind_of_file_gives_the_model(files, rounded, kind: str) -> None:
 
 
 def test_weights_and_features_equal_openais(files, model) -> None:
-    """Its ``build_model`` and ``load`` on the CPU: the same bits of weights, and the same features to float32's precision."""
+    """OpenAI's ``build_model`` and ``load`` on the CPU give the same bits of weights, and the same features up to rounding."""
     theirs = peer_module("clip", "model.py", "openai-clip").build_model(dict(model.state_dict())).float()
     mine, _ = hub.load(files["archive"], "cpu")
     state = theirs.state_dict()
@@ -117,7 +116,7 @@ def test_safetensors(model, rounded, tmp_path: Path) -> None:
     assert same(hub.load(tmp_path / "model.safetensors", "cpu")[0], rounded)
 
 
-def test_the_digits_can_be_kept_or_dropped(files, model, rounded) -> None:
+def test_rounding_to_half_precision_can_be_chosen(files, model, rounded) -> None:
     assert same(hub.load(files["plain"], "cpu", dtype=torch.float32)[0], model)
     assert not same(model, rounded)
     half = hub.load(files["plain"], "cpu", dtype=torch.float16)[0]
@@ -127,7 +126,7 @@ def test_the_digits_can_be_kept_or_dropped(files, model, rounded) -> None:
 
 
 def test_another_device_keeps_half_precision(files) -> None:
-    """As the original on a GPU; the meta device stands for one."""
+    """As the original on a GPU, for which the meta device stands."""
     loaded, _ = hub.load(files["plain"], torch.device("meta"))
     assert loaded.dtype == torch.float16
     assert loaded.logit_scale.device.type == "meta"
@@ -136,11 +135,11 @@ def test_another_device_keeps_half_precision(files) -> None:
 def test_a_model_that_the_file_does_not_tell(tmp_path: Path) -> None:
     siglip = models.create_model("SigLIP-tiny").eval()
     models.save_checkpoint(siglip, tmp_path / "siglip.pt")
-    with pytest.raises(ValueError, match="create the model by its name"):
+    with pytest.raises(ValueError, match="; create the model by its name"):
         hub.load(tmp_path / "siglip.pt", "cpu")
     for given in ("SigLIP-tiny", siglip.config):
         loaded, preprocess = hub.load(tmp_path / "siglip.pt", "cpu", model=given)
-        assert same(loaded, siglip)  # not rounded: the original has no such model
+        assert same(loaded, siglip)  # not rounded, as the original has no such model
         assert preprocess == Preprocess.siglip(32)
 
 
@@ -152,7 +151,7 @@ def test_unknown_names_and_files() -> None:
     assert str(found.value) == message
     assert names == ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"]
     assert set(names) <= set(models.list_models())
-    with pytest.raises(ValueError, match="cannot be read: it must be a state dict"):
+    with pytest.raises(ValueError, match=r"must be a state dict saved by torch, .*; got a file that cannot be read"):
         hub.load(__file__, "cpu")
 
 
@@ -172,7 +171,7 @@ def test_the_first_four_arguments_are_the_originals() -> None:
 
 
 def test_openais_usage(files, rounded, tmp_path: Path) -> None:
-    """The block of its README, with the import changed, and files instead of a download and of its picture."""
+    """The example in its README, with another import, and with local files instead of the download and the picture."""
     pytest.importorskip("PIL.Image").new("RGB", (60, 40), (200, 30, 90)).save(tmp_path / "CLIP.png")
     checkpoint, picture = str(files["archive"]), str(tmp_path / "CLIP.png")
 
@@ -208,7 +207,7 @@ def test_jit_returns_the_archives_code(files, model) -> None:
         torch.testing.assert_close(loaded(IMAGES, TEXTS[:2])[0], model(IMAGES, TEXTS[:2])[0])
     classifier = ZeroShotClassifier(loaded, ["cat", "dog"])
     torch.testing.assert_close(classifier.logits(IMAGES), ZeroShotClassifier(model, ["cat", "dog"]).logits(IMAGES))
-    with pytest.raises(ValueError, match="model and dtype cannot be chosen"):
+    with pytest.raises(ValueError, match=r"model and dtype must be None with jit=True.*; got None and torch.float32"):
         hub.load(files["archive"], "cpu", jit=True, dtype=torch.float32)
 
 
@@ -216,43 +215,3 @@ def test_jit_of_a_state_dict_warns_and_loads_it(files, rounded) -> None:
     with pytest.warns(UserWarning, match="is not a JIT archive. Loading as a state dict instead"):
         loaded, _ = hub.load(files["plain"], "cpu", jit=True)
     assert same(loaded, rounded)
-
-
-class Part(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x.to(torch.device("cuda:0"), torch.half))
-
-
-class MadeForAGpu(nn.Module):
-    """What OpenAI's archives have in their graphs: CUDA devices and casts to half, in methods and in parts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.part = Part()
-
-    @torch.jit.export
-    def encode_image(self, x: Tensor) -> Tensor:
-        five = torch.ones([5, 4], device=torch.device("cuda"))  # the same constant as float16's, of another meaning
-        return self.part(x.to(torch.half)) * five.to(torch.half).sum(0)
-
-    @torch.jit.export
-    def encode_text(self, x: Tensor) -> Tensor:
-        return x.to(torch.half)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.encode_image(x)
-
-
-def test_an_archive_made_for_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = MadeForAGpu().half()
-        torch.jit.script(made).save(str(tmp_path / "gpu.pt"))
-    loaded, x = load_archive(tmp_path / "gpu.pt", torch.device("cpu")), torch.randn(3, 4)
-    assert loaded.encode_image(x).dtype == loaded(x).dtype == loaded.encode_text(x).dtype == torch.float32
-    torch.testing.assert_close(loaded(x), 5 * made.part.linear.float()(x))
-    assert torch.equal(loaded.encode_text(x), x)

@@ -28,7 +28,7 @@ SIZES = (
 
 
 def picture(mode: str, width: int, height: int):
-    """Deterministic noise over a gradient: every value of the mode may come up."""
+    """Deterministic noise over a gradient, so that all values of the mode occur."""
     chance = np.random.default_rng([width, height, MODES.index(mode)])
     if mode in ("I;16", "I", "F"):
         values = {"I;16": (np.uint16, 0, 65536), "I": (np.int32, -300, 70000), "F": (np.float32, -20, 300)}[mode]
@@ -84,7 +84,7 @@ def test_random_crops_equal_torchvisions(mode: str) -> None:
             after = torch.rand(1)
             torch.manual_seed(seed)
             assert torch.equal(mine(image), expected), (width, height, scale)
-            assert torch.equal(torch.rand(1), after)  # as many random numbers drawn
+            assert torch.equal(torch.rand(1), after)  # the same number of random numbers was drawn
 
 
 def test_other_interpolations_equal_torchvisions() -> None:
@@ -108,8 +108,8 @@ def test_random_crops_differ_and_stay_inside() -> None:
         assert 0.15 < (right - left) * (bottom - top) / 2000 < 0.55
 
 
-def test_it_is_a_value() -> None:
-    """Workers of a data loader get it by pickle, and a log shows it."""
+def test_preprocessings_are_values() -> None:
+    """It can be compared, pickled for the workers of a data loader, and shown in a log."""
     for value in (Preprocess.openai(), Preprocess.siglip(384), RandomCrop(32)):
         assert pickle.loads(pickle.dumps(value)) == value
     assert "size=384" in repr(Preprocess.siglip(384))
@@ -123,16 +123,20 @@ def test_it_is_a_value() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: Preprocess(0), ValueError, "size must be a whole number above 0"),
+        (lambda: Preprocess(0), ValueError, "size must be a whole number of at least 1; got 0"),
         (lambda: Preprocess(size=(224, 224)), ValueError, r"got \(224, 224\)"),
-        (lambda: Preprocess(resize="pad"), ValueError, "resize='pad' is unknown; accepted: crop, squash"),
-        (lambda: Preprocess(interpolation="cubic"), ValueError, "accepted: nearest, bilinear, bicubic, lanczos"),
+        (lambda: Preprocess(resize="pad"), ValueError, "resize must be one of 'crop', 'squash'; got 'pad'"),
+        (
+            lambda: Preprocess(interpolation="cubic"),
+            ValueError,
+            "one of 'nearest', 'bilinear', 'bicubic', 'lanczos'; got 'cubic'",
+        ),
         (lambda: Preprocess(std=(1.0, 0.0, 1.0)), ValueError, "those of std above 0"),
-        (lambda: RandomCrop(scale=(0.5, 1.5)), ValueError, "scale takes two numbers with 0 < low <= high <= 1"),
-        (lambda: RandomCrop(ratio=(2.0, 1.0)), ValueError, "ratio takes two numbers with 0 < low <= high; got"),
-        (lambda: Preprocess()("cat.png"), TypeError, "takes a PIL image; got str; open a file with PIL.Image.open"),
-        (lambda: Preprocess()(torch.zeros(3, 5, 5)), TypeError, "takes a PIL image; got Tensor"),
-        (lambda: Preprocess()(Image.new("RGB", (0, 4))), ValueError, r"the picture is empty: its size is \(0, 4\)"),
+        (lambda: RandomCrop(scale=(0.5, 1.5)), ValueError, "scale must be two numbers with 0 < low <= high <= 1"),
+        (lambda: RandomCrop(ratio=(2.0, 1.0)), ValueError, "ratio must be two numbers with 0 < low <= high; got"),
+        (lambda: Preprocess()("cat.png"), TypeError, "image must be a PIL image; got str; open a file with PIL.Image.open"),
+        (lambda: Preprocess()(torch.zeros(3, 5, 5)), TypeError, "image must be a PIL image; got Tensor"),
+        (lambda: Preprocess()(Image.new("RGB", (0, 4))), ValueError, r"image must have at least one pixel; got size \(0, 4\)"),
     ],
 )
 def test_argument_errors(call, error, message) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import clipfast
 from clipfast import models
 from clipfast.cli.app import app
+from clipfast.cli.terminal import console
 from clipfast.images.pictures import find_pictures
 
 Image = pytest.importorskip("PIL.Image")
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = models.TextConfig(77, 49408, 64, 1, 1)
     model = models.create_model(models.ClipConfig(32, models.VisionConfig(16, 8, 64, 1, 1), text))
     with torch.no_grad():
-        model.token_embedding.weight.mul_(50)  # so that labels differ
+        model.token_embedding.weight.mul_(50)  # so that the labels' probabilities differ
     torch.save(model.state_dict(), folder / "model.pt")
     pictures = folder / "some"
     (pictures / "deep").mkdir(parents=True)
@@ -82,19 +83,19 @@ def test_folders_and_files_are_classified(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_long_path_is_folded_and_not_cut_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipfast.cli.console.width", 50)
+    monkeypatch.setattr(console, "width", 50)
     lines = run(folder, folder / "some", "--labels", "red").output.splitlines()
     cells = [line.split("│")[1].strip() for line in lines if "│" in line]
     assert "".join(cells) == "".join(expected(folder, ["a photo of a {}."], 1))
 
 
 def test_results_are_printed_without_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipfast.cli.console.width", 400)
+    monkeypatch.setattr(console, "width", 400)
     done = run(folder, folder / "some", "--labels", ", ".join(LABELS))
     assert done.exit_code == 0, done.output
     for path, best in expected(folder, ["a photo of a {}."], 1).items():
         line = next(line for line in done.output.splitlines() if path in line)
-        assert best[0][0] in line  # brackets in a label are no markup
+        assert best[0][0] in line  # brackets in a label are not taken for markup
         assert f"{best[0][1]:.4f}" in line
 
 
@@ -125,14 +126,17 @@ def test_the_status_is_1_only_if_nothing_could_be_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give either --labels a,b,c or --labels-file FILE"),
-        (("--labels", "a", "--labels-file", "x"), "give either --labels"),
-        (("--labels", "a,,b"), "--labels has an empty one"),
+        ((), "exactly one of --labels and --labels-file must be given; got neither"),
+        (("--labels", "a", "--labels-file", "x"), "must be given; got both"),
+        (("--labels", "a,,b"), "--labels must be separated by single commas, as in a,b,c; got an empty label in 'a,,b'"),
         (("--labels-file", "nowhere"), "the labels cannot be read from nowhere: [Errno 2]"),
-        (("--labels", "a,b", "--templates", "{empty}"), "has no templates: it takes one a line"),
-        (("--labels", "a,b", "--templates", "{wrong}"), "a template is a string with {}"),
+        (("--labels", "a,b", "--templates", "{empty}"), "must have one or more templates, each on a line; got none"),
+        (("--labels", "a,b", "--templates", "{wrong}"), "a template must be a string with {}"),
         (("--labels", "a,b", "--model", "ViT-Q"), "Model ViT-Q not found; available models = ['RN50'"),
-        (("--labels", "a,b", "--architecture", "ViT-B-33"), "there is no model 'ViT-B-33'"),
+        (
+            ("--labels", "a,b", "--architecture", "ViT-B-33"),
+            "name must be one of clipfast.models.list_models(); got 'ViT-B-33'; the closest names are",
+        ),
         (("--labels", "a,b", "--sentencepiece", "nowhere"), "there is no SentencePiece model at nowhere"),
         (("--labels", "a,b", "--top-k", "0"), "--top-k"),
     ],

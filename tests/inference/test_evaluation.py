@@ -1,4 +1,4 @@
-"""Metrics on files against the dense computation on features that are known."""
+"""Metrics on files against dense computations on known features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = 16
 
 
 class Towers(nn.Module):
-    """Pictures and captions are their numbers, whose features are drawn at random: right for some, wrong for others."""
+    """Each number, of a picture or a caption, has random features: right for some pairs, wrong for others."""
 
     def __init__(self, noise: float = 0.5) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def test_retrieval_with_one_caption_each(tmp_path: Path, workers: int):
 
 
 def several_captions(folder: Path) -> tuple[list[tuple[str, list[str]]], Tensor]:
-    """Picture i has i % 3 + 1 captions with the numbers i, i + 100, i + 200, and so that of each text."""
+    """Picture i has i % 3 + 1 captions, with the numbers i, i + 100 and i + 200."""
     for i in range(20):
         picture(i).save(folder / f"{i}.png")
     rows = [(f"{i}.png", [str(i + 100 * j) for j in range(i % 3 + 1)]) for i in range(20)]
@@ -70,7 +70,7 @@ def several_captions(folder: Path) -> tuple[list[tuple[str, list[str]]], Tensor]
 
 
 def test_retrieval_with_several_captions(tmp_path: Path):
-    """The same in a list, in several rows of a table, in any order."""
+    """The same captions in lists, or in several rows of a table, in any order."""
     rows, texts = several_captions(tmp_path)
     model = Towers(1.0)
     found = dense_ranks(model.images.weight[:20], model.texts(texts))
@@ -119,7 +119,7 @@ def test_few_pictures_have_fewer_recalls(tmp_path: Path):
 
 
 def test_zero_shot_on_a_table(tmp_path: Path):
-    """Class k has the pictures k, k + 40; names are given in no order."""
+    """Class k has the pictures k and k + 40; the names are in no order."""
     numbers = torch.randperm(80, generator=torch.Generator().manual_seed(1))
     for i in numbers.tolist():
         picture(i).save(tmp_path / f"{i}.png")
@@ -155,20 +155,25 @@ def test_zero_shot_on_folders_and_what_is_skipped(tmp_path: Path, caplog: pytest
 def test_sources_that_are_refused(tmp_path: Path):
     (tmp_path / "classes" / "one").mkdir(parents=True)
     (tmp_path / "classes" / "one" / "0.png").write_text("no picture")
-    with pytest.raises(ValueError, match="class folders, whose pictures share their captions; retrieval needs captions"):
+    with pytest.raises(
+        ValueError,
+        match=r"source must be a table or tar shards for retrieval; got .*, class folders, whose captions are shared",
+    ):
         retrieval_metrics(Towers(), DataConfig(str(tmp_path / "classes")), PLAIN, digits)
-    with pytest.raises(ValueError, match="zero-shot classification needs class folders, or a table with the classes' names"):
+    with pytest.raises(
+        ValueError, match="source must be class folders or a table of pictures and classes, for zero-shot classification; got"
+    ):
         zero_shot_metrics(Towers(), DataConfig("a.tar"), PLAIN, digits)
     for name, value in (("samples", 5), ("distinct", "class")):
-        with pytest.raises(ValueError, match=f"{name} = .* has no meaning .*: an evaluation reads every picture once"):
+        with pytest.raises(ValueError, match=f"{name} must be left out for .*; got .*; an evaluation reads every picture once"):
             zero_shot_metrics(Towers(), DataConfig(str(tmp_path), **{name: value}), PLAIN, digits)
     picture(0).save(tmp_path / "0.png")
     nameless = write_csv(tmp_path / "t.csv", [("0.png", "")])
-    with pytest.raises(NothingReadableError, match=r"no class name of .*t\.csv can be read"):
+    with pytest.raises(NothingReadableError, match=r"t\.csv must have a readable class name; got none"):
         zero_shot_metrics(Towers(), DataConfig(str(nameless), workers=0), PLAIN, digits)
     two = write_jsonl(tmp_path / "t.jsonl", [{"image": "0.png", "caption": ["1", "2"]}])
-    with pytest.raises(ValueError, match="a picture has one class in zero-shot classification; got 1, 2"):
+    with pytest.raises(ValueError, match="a picture must have one class for zero-shot classification; got 1, 2"):
         zero_shot_metrics(Towers(), DataConfig(str(two), templates=("{}",), workers=0), PLAIN, digits)
     config = DataConfig(str(tmp_path / "classes"), templates=("{} 1",), workers=0)
-    with pytest.raises(NothingReadableError, match=r"no picture of .* can be read; .*0\.png: not a picture"):
+    with pytest.raises(NothingReadableError, match=r"must have a readable picture; got none; .*0\.png: not a picture"):
         zero_shot_metrics(Towers(), config, PLAIN, digits)

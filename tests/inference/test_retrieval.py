@@ -38,7 +38,7 @@ def test_equal_to_the_dense_matrix(m: int, n: int, k: int, normalize: bool) -> N
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_scores_are_those_of_the_very_features(dtype: torch.dtype) -> None:
-    """Half features are widened: their products are not rounded to half."""
+    """Half-precision features are widened, so that their products are not rounded to half precision."""
     queries, keys = features(70).to(dtype), features(200, seed=1).to(dtype)
     scores, indices = top_k(queries, keys, 7, workspace_bytes=2 * SMALL)
     dense = (queries.double() @ keys.double().T).topk(7)
@@ -65,7 +65,7 @@ def test_zero_rows_and_nan() -> None:
 
 
 def recall_by_hand(similarity: torch.Tensor, answers: list[set[int]], k: int) -> float:
-    """Of the rows that have answers."""
+    """The share of hits, over the rows that have right answers."""
     ranked = similarity.argsort(1, descending=True)[:, :k].tolist()
     return sum(bool(answer & set(row)) for row, answer in zip(ranked, answers, strict=True) if answer) / sum(map(bool, answers))
 
@@ -96,15 +96,19 @@ def test_recall_of_pairs() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x: top_k(x, x, 0), ValueError, r"k must be a whole number in \[1, 6\], as there are 6 to choose from; got 0"),
+        (lambda x: top_k(x, x, 0), ValueError, r"k must be a whole number in \[1, 6\], the number to choose from; got 0"),
         (lambda x: top_k(x, x, 7), ValueError, "got 7"),
         (lambda x: top_k(x, x, 2.0), ValueError, "got 2.0"),
         (lambda x: top_k(x, x[:, :3], 1), ValueError, "keys must be as wide as queries, 24; got width 3"),
         (lambda x: top_k(x, x.double(), 1), TypeError, "cast one of them"),
         (lambda x: top_k(x, x.long(), 1), TypeError, "keys must be one of .*; got torch.int64"),
         (lambda x: top_k(x, x[0], 1), ValueError, r"keys must have shape \(rows, width\)"),
-        (lambda x: top_k(x, x[:0], 1), ValueError, "keys is empty"),
-        (lambda x: top_k(x, x, 1, workspace_bytes=100), ValueError, "holds no tile of features 24 wide"),
+        (lambda x: top_k(x, x[:0], 1), ValueError, r"keys must have a row and a column .*; got shape \(0, 24\)"),
+        (
+            lambda x: top_k(x, x, 1, workspace_bytes=100),
+            ValueError,
+            r"workspace_bytes must be at least \d+, which one tile of features 24 wide takes; got 100",
+        ),
         (lambda x: recall_at_k(x, x), ValueError, "got 10"),
         (lambda x: recall_at_k(x, x, ()), ValueError, "one or more numbers"),
         (lambda x: recall_at_k(x, x[:4], (1,)), ValueError, "pass targets, the image of each text"),

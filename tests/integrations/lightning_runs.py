@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "lightning_module.p
 
 
 def example() -> ModuleType:
-    """The script as a module; Lightning must be importable."""
+    """The example's script as a module, if Lightning can be imported."""
     spec = importlib.util.spec_from_file_location("lightning_module_example", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
@@ -37,7 +37,7 @@ def flat(model: torch.nn.Module) -> Tensor:
 
 
 def plain_steps(model: torch.nn.Module, batches: DataLoader, epochs: int) -> list[float]:
-    """What Lightning does with the module, written out."""
+    """The loop that Lightning runs with the module, written out."""
     optimizer, losses = model.configure_optimizers(), []
     for _ in range(epochs):
         for images, texts in batches:

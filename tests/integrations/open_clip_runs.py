@@ -34,15 +34,15 @@ def write_pairs(folder: Path, pairs: int) -> None:
 
 
 def arguments(folder: Path, name: str, *flags: str) -> list[str]:
-    """The trainer's command line. AdamW's eps is large: it would turn rounding into steps where a gradient is 0."""
+    """The trainer's command line. AdamW's eps is large, as a small one turns rounding into steps where gradients are small."""
     data = ["--dataset-type", "csv", "--train-data", str(folder / "pairs.csv"), "--workers", "0"]
-    steps = ["--epochs", "1", "--batch-size", "6", "--lr", "1e-2", "--warmup", "0", "--eps", "1e-3"]
+    steps = ["--epochs", "1", "--batch-size", "6", "--lr", "1e-2", "--warmup", "0", "--eps", "1e-2"]
     output = ["--logs", str(folder / "logs"), "--name", name]
     return ["--model", NAME, "--device", "cpu", "--precision", "fp32", *data, *steps, *output, *flags]
 
 
 def quiet(trainer: ModuleType, folder: Path) -> None:
-    """Make the model known, and keep the trainer from setting up logging for the whole process."""
+    """Register the model, and keep the trainer from setting up logging for the whole process."""
     import open_clip
 
     open_clip.add_model_config(folder / f"{NAME}.json")

@@ -1,4 +1,4 @@
-"""Without the project that an integration is for, its import or its command says what to install."""
+"""Without its project, an integration's import or command says what to install."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipfast.integrations import open_clip
 )
 def test_imports(monkeypatch: pytest.MonkeyPatch, module: str, project: str):
     monkeypatch.setitem(sys.modules, module, None)
-    for part in [name for name in sys.modules if name.startswith(f"{module}.")]:  # which another test may have loaded
+    for part in [name for name in sys.modules if name.startswith(f"{module}.")]:  # another test may have loaded it
         monkeypatch.delitem(sys.modules, part)
     monkeypatch.delitem(sys.modules, f"clipfast.integrations.{module}", raising=False)
     with pytest.raises(ImportError, match=f"needs {project} . or newer: pip install '{project}"):

@@ -21,7 +21,7 @@ PAIRS = 24
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = peer("open_clip_train.main")
     for name in ("create_loss", "setup_logging"):
-        monkeypatch.setattr(module, name, getattr(module, name))  # as they were, after the test
+        monkeypatch.setattr(module, name, getattr(module, name))  # restored after the test
     open_clip_runs.write_pairs(tmp_path, PAIRS)
     open_clip_runs.quiet(module, tmp_path)
     return module

@@ -42,7 +42,7 @@ def embeddings(rows: int, number: int, dtype: torch.dtype) -> list[Tensor]:
 
 
 def of_embeddings(loss: Any, given: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Value, and the gradients of all columns as one tensor."""
+    """The value, and the gradients of all columns as one tensor."""
     value = loss.compute_loss_from_embeddings(given, None)
     return value.detach(), torch.stack(torch.autograd.grad(value, given))
 
@@ -72,12 +72,12 @@ def test_batches_that_are_cut_into_tiles(st: Peer):
 
 
 def of_model(model: Any, loss: Any, rows: int, number: int) -> tuple[Tensor, Tensor]:
-    """Value, and the gradients of all parameters as one vector, with the same dropout each time."""
+    """The value, and the gradients of all parameters as one vector, with the same dropout each time."""
     model.train().zero_grad()
     torch.manual_seed(2)
     features = [model.preprocess(texts) for texts in columns(rows, number).values()]
     value = loss(features, None)
-    (3 * value).backward()  # as a GradScaler or gradient accumulation would multiply it
+    (3 * value).backward()  # multiplied, as by a GradScaler or by gradient accumulation
     return value.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
@@ -107,7 +107,7 @@ def test_cached_and_at_once_agree_without_dropout(st: Peer, tmp_path: Path):
 
 
 def train(st: Peer, folder: Path, kind: Callable[..., Any], **options: Any) -> tuple[list[float], float, Tensor]:
-    """Losses of the steps, the evaluation's, and all parameters after three steps of two batches each."""
+    """The steps' losses, the evaluation's loss, and all parameters, after three steps of two batches each."""
     datasets = peer("datasets")
     peer("accelerate")
     model = encoder(folder / "model")
@@ -149,11 +149,14 @@ def test_inside_matryoshka(st: Peer, tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"similarity_fct": torch.cdist}, r"similarity_fct=.*cos_sim and dot_score.*use MultipleNegativesRankingLoss"),
-        ({"directions": ("query_to_doc", "doc_to_query")}, r"partition_mode='joint'.*per_direction"),
+        (
+            {"similarity_fct": torch.cdist},
+            r"similarity_fct must be cos_sim or dot_score.*; got .*use MultipleNegativesRankingLoss",
+        ),
+        ({"directions": ("query_to_doc", "doc_to_query")}, r"per_direction.*; got .*partition_mode='joint'"),
         ({"directions": ("query_to_doc", "query_to_query")}, r"directions=.*query_to_query"),
         ({"hardness_mode": "hard_negatives", "hardness_strength": 5.0, "mini_batch_size": 2}, r"use CachedMultipleNegatives"),
-        ({"mini_batch_size": 0}, r"mini_batch_size=0; accepted: a positive integer"),
+        ({"mini_batch_size": 0}, r"mini_batch_size must be a whole number of at least 1; got 0"),
         ({"scale": -1.0}, r"[Ss]cale must be"),
     ],
 )
@@ -167,9 +170,9 @@ def test_options_are_checked_when_they_are_used(st: Peer):
     loss.directions = ("query_to_doc", "doc_to_doc")
     with pytest.raises(ValueError, match="doc_to_doc"):
         loss.compute_loss_from_embeddings(embeddings(4, 2, torch.float32))
-    with pytest.raises(ValueError, match="anchors and positives"):
+    with pytest.raises(ValueError, match="must have columns of anchors and positives, in this order; got 1"):
         st.fused(None).compute_loss_from_embeddings(embeddings(4, 1, torch.float32))
-    with pytest.raises(TypeError, match="scale is a Parameter"):
+    with pytest.raises(TypeError, match=r"scale must be a number, .*; got Parameter"):
         st.fused(None, scale=torch.nn.Parameter(torch.tensor(20.0)))
 
 

@@ -39,7 +39,7 @@ def test_loss_and_gradients(kind: str):
 
 
 def train(model: Any, folder: Path, collator: Any) -> tuple[list[float], float, Tensor]:
-    """Losses of the steps, the evaluation's, and all parameters, after four steps of two batches each."""
+    """The steps' losses, the evaluation's loss, and all parameters, after four steps of two batches each."""
     transformers = peer("transformers")
     peer("accelerate")
     arguments = transformers.TrainingArguments(

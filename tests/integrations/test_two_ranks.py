@@ -1,4 +1,4 @@
-"""The integrations among two processes of torchrun: their losses are those of the whole batch, and so are the gradients."""
+"""The integrations in two processes of torchrun: losses and gradients are those of the whole batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECONDS = 300  # about 25 on one free core
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the two processes have left their results."""
+    """The folder with the results of the two processes."""
     for name in PEERS:
         peer(name)
     folder = tmp_path_factory.mktemp("ranks")

@@ -15,7 +15,7 @@ TEXT = {**SIZES, "vocab_size": 50, "max_position_embeddings": 6, "bos_token_id":
 
 
 def models(kind: str, double: bool = False) -> tuple[Any, Any]:
-    """The model of Transformers and the fused one, with the same random weights."""
+    """Transformers' model and the fused model, with the same random weights."""
     transformers = load("transformers")
     fused = getattr(load("clipfast.integrations.transformers"), f"Fused{kind}Model")
     config = getattr(transformers, f"{kind}Config")(text_config=TEXT, vision_config=VISION, projection_dim=8)
@@ -37,5 +37,5 @@ def pairs(dtype: torch.dtype = torch.float32) -> list[dict[str, Tensor]]:
 
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Any]:
-    """A batch as CLIPModel needs it; the fused models take ``return_loss`` as well, and need it not."""
+    """A batch for CLIPModel, with ``return_loss``, which the fused models accept but do not need."""
     return {**{name: torch.stack([row[name] for row in rows]) for name in rows[0]}, "return_loss": True}

@@ -12,7 +12,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(
 
 
 def write_encoder(folder: Path, dropout: float = 0.0) -> None:
-    """A transformer of one layer and its tokenizer. Not among several processes: Transformers writes on the first only."""
+    """The folder of a transformer of one layer and its tokenizer. For one process: Transformers writes only in the first."""
     import transformers
 
     torch.manual_seed(0)

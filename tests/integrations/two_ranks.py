@@ -33,7 +33,7 @@ SENTENCES: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def for_the_cpu(trainer: Any) -> Iterator[None]:
-    """What open_clip's trainer takes for granted: that devices have numbers, and that a program trains once."""
+    """Make up for two assumptions of open_clip's trainer: devices have numbers, and a program trains once."""
     first = dist.init_process_group
     dist.init_process_group = lambda **options: None if dist.is_initialized() else first(**options)
     nn.parallel.DistributedDataParallel = lambda model, device_ids, **options: DistributedDataParallel(model, **options)
@@ -42,7 +42,7 @@ def for_the_cpu(trainer: Any) -> Iterator[None]:
 
 
 def open_clip_losses(folder: Path) -> dict[str, list[float]]:
-    """This rank's loss of every step, by run; the parameters are in the checkpoints that rank 0 writes."""
+    """This rank's loss at every step, by run; rank 0 writes the parameters to checkpoints."""
     trainer = load("open_clip_train.main")
     open_clip_runs.quiet(trainer, folder)
     make, seen = trainer.create_loss, {}
@@ -61,7 +61,7 @@ def gradients(model: nn.Module) -> Tensor:
 
 
 def sentences(folder: Path, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Value and gradients of this rank's half of the texts."""
+    """The value and gradients of the loss of this rank's half of the texts."""
     theirs = load("sentence_transformers.sentence_transformer.losses").MultipleNegativesRankingLoss
     fused = load("clipfast.integrations.sentence_transformers").FusedMultipleNegativesRankingLoss
     kinds = {"theirs": (theirs, {}), "ours": (fused, {}), "cached": (fused, {"mini_batch_size": 3})}
@@ -71,7 +71,7 @@ def sentences(folder: Path, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
         for side, (kind, parts) in kinds.items():
             model = copy.deepcopy(encoder)
             loss = kind(model, gather_across_devices=True, **options, **parts)
-            loss.model = DistributedDataParallel(model, find_unused_parameters=True)  # as the library's trainer does it
+            loss.model = DistributedDataParallel(model, find_unused_parameters=True)  # as the library's trainer does
             features = [model.preprocess(column) for column in texts]
             value = loss(features, None)
             value.backward()
@@ -80,7 +80,7 @@ def sentences(folder: Path, rank: int) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def fused_models(rank: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Value and gradients of Transformers' models, of this rank's pairs: 5 of them on one, 3 on the other."""
+    """The values and gradients of Transformers' models on this rank's pairs: 5 on one rank, 3 on the other."""
     found = {}
     for kind in tiny_clip.KINDS:
         model = tiny_clip.models(kind, double=True)[1]

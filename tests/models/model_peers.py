@@ -1,4 +1,4 @@
-"""What the comparisons with the real peers share."""
+"""Inputs, noise and comparisons for the tests against other projects' models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT = 1e-5
 
 @torch.no_grad()
 def shaken(module: nn.Module, seed: int = 0, size: float = 0.05) -> nn.Module:
-    """``module`` in evaluation mode with noise on every parameter and running statistic: zeros and ones hide errors."""
+    """``module`` in evaluation mode with noise on every parameter and running statistic, as zeros and ones hide errors."""
     random = torch.Generator().manual_seed(seed)
     for name, value in module.state_dict().items():
         if not value.is_floating_point():
@@ -42,7 +42,7 @@ def images_for(model: CLIP, count: int = 3, seed: int = 1) -> Tensor:
 
 
 def texts_for(model: CLIP, count: int = 4, seed: int = 2) -> Tensor:
-    """Random ids; the last id of the vocabulary, once in each row at a random place, ends it, then zeros."""
+    """Random ids. In each row the last id of the vocabulary ends the text at a random place, and zeros follow."""
     random = torch.Generator().manual_seed(seed)
     length, end = model.context_length, model.vocab_size - 1
     ids = torch.randint(1, end, (count, length), generator=random)
@@ -55,7 +55,7 @@ def texts_for(model: CLIP, count: int = 4, seed: int = 2) -> Tensor:
 
 @torch.no_grad()
 def gaps(model: CLIP, image: Callable[[Tensor], Tensor], text: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """The differences of both features and of the logits from the peer's functions."""
+    """How far the features and the logits are from those of the peer's functions."""
     model.eval()
     images, texts = images_for(model), texts_for(model)
     their_image, their_text = image(images), text(texts)
@@ -69,7 +69,7 @@ def gaps(model: CLIP, image: Callable[[Tensor], Tensor], text: Callable[[Tensor]
 
 
 def assert_conforms(model: CLIP, theirs: nn.Module, image: Any, text: Any, layout: str = "open_clip") -> None:
-    """Load the peer's weights: features and logits are the peer's, and its own state dict comes back bitwise."""
+    """With the peer's weights, features and logits are the peer's, and its own state dict comes back bit for bit."""
     state = theirs.state_dict()
     load_checkpoint(model, state)
     found = gaps(model, image, text)

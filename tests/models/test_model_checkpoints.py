@@ -1,4 +1,4 @@
-"""Files and state dicts: what is read, what is refused, how positions are resized, what comes back."""
+"""Files and state dicts: reading, refusing and writing them, and resizing positions."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_model_on_meta_is_filled(kind: str) -> None:
     with torch.no_grad():
         expected = model(images, texts)[0]
         for tensor in state.values():
-            tensor.zero_()  # the model has tensors of its own
+            tensor.zero_()  # the model must have its own tensors
         assert torch.equal(twin(images, texts)[0], expected)
     assert all(p.requires_grad for p in twin.parameters())
 
@@ -124,7 +124,7 @@ def test_a_failed_load_changes_nothing() -> None:
     del state["visual.trunk.blocks.1.attn.qkv.bias"]
     state["visual.trunk.blocks.9.attn.qkv.bias"] = torch.zeros(3)
     state["text.ln_final.weight"] = torch.zeros(33)
-    with pytest.raises(ValueError, match=r"this checkpoint \(OpenCLIP layout\) does not fit the model") as error:
+    with pytest.raises(ValueError, match=r"the checkpoint must fit the model; got \(OpenCLIP layout\) ") as error:
         load_checkpoint(model, state)
     said = str(error.value)
     assert "1 missing: visual.trunk.blocks.1.attn.qkv.bias" in said
@@ -157,10 +157,10 @@ def test_a_softmax_checkpoint_does_not_pass_for_a_sigmoid_model() -> None:
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ({"weight": torch.zeros(2)}, r"the names in this checkpoint are none of those of .*: weight"),
-        ({"epoch": 3}, r"there is no tensor under \['epoch'\]"),
-        ([torch.zeros(2)], "a mapping of names to tensors, but this is a list"),
-        ({"args": Namespace(lr=1)}, "cannot be read.* A pickle may hold tensors and plain values only"),
+        ({"weight": torch.zeros(2)}, r"the names in a checkpoint must be those of .*; got weight"),
+        ({"epoch": 3}, r"got no tensor under \['epoch'\]"),
+        ([torch.zeros(2)], "a mapping of names to tensors; got list"),
+        ({"args": Namespace(lr=1)}, "cannot be read.*; a pickle may hold only tensors and plain values"),
     ],
 )
 def test_other_files_are_refused(contents: object, message: str, tmp_path: Path) -> None:
@@ -173,11 +173,13 @@ def test_no_file_and_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_state_dict(tmp_path / "absent.pt")
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(ValueError, match=r"text.pt cannot be read: it must be a state dict"):
+    with pytest.raises(ValueError, match=r"text.pt must be a state dict saved by torch, .*; got a file that cannot be read"):
         read_state_dict(tmp_path / "text.pt")
-    with pytest.raises(ValueError, match='"open_clip" or "huggingface", but got \'tensorflow\''):
+    with pytest.raises(ValueError, match="layout must be one of 'open_clip', 'huggingface'; got 'tensorflow'"):
         save_checkpoint(tiny("ViT"), tmp_path / "a.pt", layout="tensorflow")
-    with pytest.raises(ValueError, match=r"no 'visual\.conv1\.weight', which every CLIP of OpenAI's has: create the model"):
+    with pytest.raises(
+        ValueError, match=r"names of OpenAI's CLIP models; got none called 'visual\.conv1\.weight'; create the model"
+    ):
         config_from_state_dict({"visual.proj": torch.zeros(1)})
 
 
@@ -232,7 +234,7 @@ def test_resnet_positions_are_resized() -> None:
     torch.testing.assert_close(table[1:].detach(), torch.full((9, 256), 0.25))
 
 
-def test_a_checkpoint_of_another_shape_is_no_resolution() -> None:
+def test_a_checkpoint_of_another_shape_is_not_resized() -> None:
     bigger = ClipConfig(24, replace(VIT, width=96), TINY["ViT"].text)
     with pytest.raises(ValueError, match=r"\d+ of another shape: visual"):
         load_checkpoint(CLIP(bigger), VIT_STATE)

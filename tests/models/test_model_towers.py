@@ -1,4 +1,4 @@
-"""Names, configurations, and what defines the towers beside their parameters; initial values by their statistics."""
+"""Named models, configurations, the towers' behaviour, and the statistics of initial values."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def test_openai_s_and_open_clip_s_names() -> None:
     ("name", "close"), [("vit-b/23", "ViT-B/32"), ("EVA2-B-16", "EVA02-B-16"), ("ViT-B-16-SigLIP-225", "ViT-B-16-SigLIP-256")]
 )
 def test_an_unknown_name_lists_close_ones(name: str, close: str) -> None:
-    with pytest.raises(ValueError, match=f"there is no model {name!r}: the closest names are .*{close}"):
+    with pytest.raises(ValueError, match=rf"name must be one of .*; got {name!r}; the closest names are .*{close}"):
         create_model(name)
 
 
-def test_what_is_no_name_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"there is no model '\?': clipfast.models.list_models\(\) has them all"):
+def test_values_that_are_not_names_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"name must be one of clipfast.models.list_models\(\); got '\?'$"):
         create_model("?")
-    with pytest.raises(TypeError, match="create_model takes a name or a ClipConfig, but got dict"):
+    with pytest.raises(TypeError, match="name_or_config must be a model's name or a ClipConfig; got dict"):
         create_model({"embed_dim": 3})  # type: ignore[arg-type]
 
 
@@ -122,29 +122,35 @@ def test_a_bag_of_words_is_a_mean_in_any_order() -> None:
 
 def test_inputs_of_another_shape_are_refused() -> None:
     model = tiny("SigLIP")
-    with pytest.raises(ValueError, match=r"images are \(B, 3, 23, 23\), but these are \(2, 3, 24, 24\)"):
+    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, 23, 23\); got \(2, 3, 24, 24\)"):
         model.encode_image(torch.zeros(2, 3, 24, 24))
-    with pytest.raises(ValueError, match="5 tokens, but the model reads the last of 9: pad them to 9"):
+    with pytest.raises(ValueError, match=r"texts must have 9 tokens, .*; got 5; pad them to 9"):
         model.encode_text(torch.ones(2, 5, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"token ids \(B, length\), but these are \(5,\)"):
+    with pytest.raises(ValueError, match=r"texts must be token ids of shape \(B, length\); got \(5,\)"):
         model.encode_text(torch.ones(5, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"images are \(B, 3, 64, 64\), but these are \(3, 64, 64\)"):
+    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, 64, 64\); got \(3, 64, 64\)"):
         tiny("RN").encode_image(torch.zeros(3, 64, 64))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ResNetConfig(60, (1, 1, 1, 1), 8, 4), "multiple of 32, but is 60"),
+        (lambda: ResNetConfig(60, (1, 1, 1, 1), 8, 4), "multiple of 32; got 60"),
         (lambda: ResNetConfig(64, (1, 1, 1), 8, 4), "four numbers of at least 1"),
-        (lambda: ResNetConfig(64, (1, 1, 1, 1), 7, 4), "width must be even.* but is 7"),
-        (lambda: replace(VIT, class_token=False), 'pool is "class", which needs class_token=True'),
-        (lambda: replace(VIT, pool="mean"), "pool is one of 'class', 'attention', but is 'mean'"),
-        (lambda: replace(VIT, rope_grid=16, width=18, heads=3), "head width divisible by 4, but it is 6"),
-        (lambda: replace(TEXT, activation="relu"), "activation is one of 'quick_gelu', 'gelu', .* but is 'relu'"),
-        (lambda: BagOfWordsConfig(9, 0, 8), "BagOfWordsConfig.vocab_size must be at least 1, but is 0"),
-        (lambda: ClipConfig(24, VIT, TEXT, "hinge"), "loss is one of 'softmax', 'sigmoid', but is 'hinge'"),
-        (lambda: ClipConfig(24, VIT, replace(TEXT, projection="none")), "its width 32 must be embed_dim 24"),
+        (lambda: ResNetConfig(64, (1, 1, 1, 1), 7, 4), "width must be even.*; got 7"),
+        (lambda: replace(VIT, class_token=False), "pool must be 'attention' without a class_token; got 'class'"),
+        (lambda: replace(VIT, pool="mean"), "pool must be one of 'class', 'attention'; got 'mean'"),
+        (
+            lambda: replace(VIT, rope_grid=16, width=18, heads=3),
+            "a head's width must be a multiple of 4 for rotary positions; got 6",
+        ),
+        (lambda: replace(TEXT, activation="relu"), "activation must be one of 'quick_gelu', 'gelu', .*; got 'relu'"),
+        (lambda: BagOfWordsConfig(9, 0, 8), "BagOfWordsConfig.vocab_size must be at least 1; got 0"),
+        (lambda: ClipConfig(24, VIT, TEXT, "hinge"), "ClipConfig.loss must be one of 'softmax', 'sigmoid'; got 'hinge'"),
+        (
+            lambda: ClipConfig(24, VIT, replace(TEXT, projection="none")),
+            "TextConfig.width must be embed_dim, 24, in a tower without projection; got 32",
+        ),
     ],
 )
 def test_impossible_configurations_are_refused(make, message: str) -> None:
@@ -198,7 +204,7 @@ def test_initial_values_of_eva(block: str) -> None:
         expected |= {f"{at}.attn.in_proj_weight": 0.02, f"{at}.attn.out_proj.weight": branch}
         expected |= {f"{at}.mlp.c_fc.weight": 0.02, f"{at}.mlp.c_proj.weight": branch}
         expected |= {f"{at}.mlp.gate.weight": 0.02} if block == "eva02" else {}
-    del expected["visual.class_embedding"]  # 96 numbers: too few for a tight bound
+    del expected["visual.class_embedding"]  # 96 numbers are too few for a tight bound
     stds(model, expected)
     assert model.visual.class_embedding.std().item() == pytest.approx(0.02, rel=0.25)
     biases = [value for name, value in model.visual.named_parameters() if "bias" in name and "conv1" not in name]

@@ -33,11 +33,35 @@ def gradients(model: CLIP, loss: Tensor) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+# The exact gradient of a key bias is zero, as softmax does not change when all logits of a row shift by one number. What is
+# computed is the rounding of a sum over positions whose terms cancel. The gradient of the keys' weight sums the same terms
+# multiplied by features of order 1, which do not cancel: its norm has the size of the terms, and tells that of the rounding.
+# The ratio of the two norms is 0.2 to 0.35 float32 epsilons for several seeds; a wrong gradient has the size of the terms.
+NO_GRADIENT = {"visual.attnpool.k_proj.bias": "visual.attnpool.k_proj.weight"}
+ROUNDING = 2 * torch.finfo(torch.float32).eps
+
+
 def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
     assert ours.keys() == theirs.keys()
     for name, expected in theirs.items():
+        if name in NO_GRADIENT:
+            limit = ROUNDING * theirs[NO_GRADIENT[name]].norm()
+            assert ours[name].norm() <= limit, f"{name}: {ours[name].norm()}, not the rounding of 0"
+            assert expected.norm() <= limit, f"{name}: {expected.norm()} is expected, not the rounding of 0"
+            continue
         difference = (ours[name] - expected).norm()
         assert difference <= tolerance * expected.norm() + 1e-7, f"{name}: {difference} of {expected.norm()}"
+
+
+@pytest.mark.parametrize("wrong", ["ours", "theirs", "both"])
+def test_a_gradient_that_must_be_zero_is_told_from_rounding(wrong: str) -> None:
+    model = tiny("RN")
+    right = gradients(model, model.contrastive_loss(*batch_for(model)))
+    assert_close(right, right, 0.0)
+    (bias,), (weight,) = NO_GRADIENT, NO_GRADIENT.values()
+    off = right | {bias: torch.full_like(right[bias], 1e-6 * right[weight].norm().item() / right[bias].numel() ** 0.5)}
+    with pytest.raises(AssertionError, match=r"k_proj.bias: .* not the rounding of 0"):
+        assert_close(off if wrong != "theirs" else right, off if wrong != "ours" else right, 1e-4)
 
 
 def dense_loss(model: CLIP, images: Tensor, texts: Tensor) -> Tensor:
@@ -95,7 +119,7 @@ def test_checkpointing_is_for_training_and_can_be_turned_off() -> None:
     model.set_grad_checkpointing(False, towers=["text"])
     assert not model.transformer.grad_checkpointing
     assert model.visual.transformer.grad_checkpointing
-    with pytest.raises(ValueError, match="towers are 'image' and 'text', but got 'sound'"):
+    with pytest.raises(ValueError, match="towers must be 'image', 'text' or both; got 'sound'"):
         model.set_grad_checkpointing(towers=["sound"])
 
 
@@ -176,7 +200,7 @@ def test_groups_cover_the_tower_once(kind: str) -> None:
     assert trainable[0] == 0
     assert trainable[-1] == len(list(visual.parameters()))
     assert all(p.requires_grad for name, p in model.named_parameters() if not name.startswith("visual."))
-    with pytest.raises(ValueError, match=f"unlocked_groups must be between 0 and {count}, but is {count + 1}"):
+    with pytest.raises(ValueError, match=rf"unlocked_groups must be in \[0, {count}\]; got {count + 1}"):
         model.lock_image_tower(count + 1)
 
 

@@ -117,7 +117,7 @@ def test_shorter_rows_are_read_and_longer_ones_refused(model: CLIP) -> None:
     padded = torch.cat([tokens[:, :4].clamp_max(END - 1), torch.full((5, 1), END)], dim=1)
     full = F.pad(padded, (0, TINY.text.context_length - 5))
     torch.testing.assert_close(model.encode_text(padded), model.encode_text(full), atol=1e-6, rtol=1e-6)
-    with pytest.raises(ValueError, match="10 tokens, but the model reads at most 9"):
+    with pytest.raises(ValueError, match="texts must have at most 9 tokens; got 10"):
         model.encode_text(torch.zeros(2, 10, dtype=torch.long))
 
 
@@ -178,10 +178,10 @@ def test_the_text_tower_stands_alone(model: CLIP) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: VisionConfig(30, 4, 24, 2, 3), "patch_size 4 does not divide image_size 30"),
-        (lambda: VisionConfig(12, 4, 25, 2, 3), "3 heads do not divide the width 25"),
-        (lambda: TextConfig(9, 40, 16, 0, 2), r"TextConfig.layers must be at least 1, but is 0"),
-        (lambda: ClipConfig(0, TINY.vision, TINY.text), r"ClipConfig.embed_dim must be at least 1, but is 0"),
+        (lambda: VisionConfig(30, 4, 24, 2, 3), "VisionConfig.image_size must be a multiple of patch_size, 4; got 30"),
+        (lambda: VisionConfig(12, 4, 25, 2, 3), "VisionConfig.heads must divide the width 25; got 3"),
+        (lambda: TextConfig(9, 40, 16, 0, 2), r"TextConfig.layers must be at least 1; got 0"),
+        (lambda: ClipConfig(0, TINY.vision, TINY.text), r"ClipConfig.embed_dim must be at least 1; got 0"),
     ],
 )
 def test_impossible_shapes_are_refused(make, message: str) -> None:

@@ -32,7 +32,7 @@ SIZE = (64, 2, 2, 160)
 
 
 class TwoTowers(nn.Module):
-    """timm's and open_clip's towers under the names that open_clip's CustomTextCLIP gives them, at sizes of our choice."""
+    """timm's and open_clip's towers under the names of open_clip's CustomTextCLIP, at any sizes."""
 
     def __init__(self, trunk: nn.Module, text: nn.Module, sigmoid: bool) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def test_eva(block: str) -> None:
 
 @pytest.mark.parametrize("block", EVA_OPTIONS)
 def test_eva_clip_s_own_names(block: str) -> None:
-    """The repository is not on PyPI: its names are made from timm's, by the correspondence that timm's loader has."""
+    """The repository is not on PyPI. Its names are made from timm's, by the mapping in timm's loader."""
     theirs = eva(block)
     renames = {
         "visual.trunk.": "visual.", "q_proj.bias": "q_bias", "v_proj.bias": "v_bias", "attn.norm": "attn.inner_attn_ln",
@@ -178,7 +178,7 @@ def test_every_named_model_has_open_clip_s_parameters() -> None:
 
 
 def test_every_named_activation_is_open_clip_s() -> None:
-    """One GELU for another changes features by 1e-4 only, so it is looked up rather than measured."""
+    """Another GELU changes features by only 1e-4, so the activation is looked up instead of measured."""
     open_clip = peer("open_clip")
     timm_tanh = {"vit_base_patch32_siglip_256", "vit_large_patch16_siglip_512"}
     for name in their_names():

@@ -27,7 +27,7 @@ def tiny(kind: str) -> nn.Module:
 
 
 def archive(model: nn.Module, path: Path) -> Path:
-    """A TorchScript file with the entries that OpenAI's published ones have."""
+    """A TorchScript file with the entries of OpenAI's published files."""
     for name, value in (("input_resolution", 64), ("context_length", 11), ("vocab_size", 97)):
         delattr(model, name) if hasattr(model, name) else None
         model.register_buffer(name, torch.tensor(value))

@@ -25,7 +25,7 @@ VISION = {
 
 
 def features(result: Any) -> Tensor:
-    """Newer versions give an output object, whose pooled features are these."""
+    """The pooled features: newer versions return them in an output object."""
     return result if isinstance(result, Tensor) else result.pooler_output
 
 
@@ -58,7 +58,10 @@ def test_siglip_model() -> None:
 
 
 @pytest.mark.parametrize("name", ["RN50", "EVA02-B-16", "ViT-SO400M-16-SigLIP-i18n-256", "CBOW-tiny", "EVA01-g-14"])
-def test_what_has_no_place_there_is_refused(name: str) -> None:
+def test_models_without_a_place_in_the_layout_are_refused(name: str) -> None:
     model = create_model(name, device="meta")
-    with pytest.raises(ValueError, match=r'"huggingface" is that of CLIPModel and SiglipModel.* write it as "open_clip"'):
+    with pytest.raises(
+        ValueError,
+        match=r"layout must be 'open_clip' for this model; got 'huggingface', which is for CLIPModel and SiglipModel",
+    ):
         export_state_dict(model, "huggingface")

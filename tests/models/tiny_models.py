@@ -1,4 +1,4 @@
-"""A tiny model of every kind, with a vocabulary of 97, for what needs no peer."""
+"""A tiny model of every kind, with a vocabulary of 97."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TINY = {
 
 
 def tiny(kind: str, seed: int = 0) -> CLIP:
-    """In training mode, with noise on every parameter: at its initial values a ResNet's blocks do nothing."""
+    """A model in training mode, with noise on every parameter, as a ResNet's blocks do nothing at their initial values."""
     torch.manual_seed(seed)
     model = CLIP(TINY[kind])
     shaken(model, seed)

@@ -1,4 +1,4 @@
-"""Pictures and tables for the tests: every picture has a number, which its colour tells."""
+"""Pictures and tables for the tests. Every picture has a number, encoded in its colour."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PLAIN = Preprocess(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def picture(number: int, width: int = 12, height: int = 9):
-    """One colour, so that a crop of it can be told too."""
+    """A picture of one colour, so that its crops show its number too."""
     return Image.fromarray(np.full((height, width, 3), (number % 256, number // 256, 77), np.uint8))
 
 
 def noise(number: int, width: int = 12, height: int = 9):
-    """No two crops of it are alike."""
+    """A picture of noise, no two crops of which are alike."""
     return Image.fromarray(np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -61,12 +61,12 @@ def digits(captions: list[str]) -> Tensor:
 
 
 def numbers(batch) -> list[int]:
-    """Of a batch whose captions end in numbers."""
+    """The numbers at the ends of a batch's captions."""
     return batch.tokens[:, 0].tolist()
 
 
 def shown(batch) -> list[int]:
-    """The numbers of its pictures."""
+    """The numbers of a batch's pictures."""
     colours = (batch.images[:, :2, 0, 0] * 255).round().int()
     return (colours[:, 0] + 256 * colours[:, 1]).tolist()
 

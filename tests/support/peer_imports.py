@@ -1,4 +1,4 @@
-"""Other projects' packages, made importable beside a CPU build of torch. As a script: run a program among such imports."""
+"""Makes other projects' packages importable beside a CPU build of torch. As a script: runs a program with one of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import torch
 
 @contextmanager
 def importable() -> Iterator[None]:
-    """torchvision's wheel is a CUDA build, whose fake kernels have no operators to belong to beside a CPU build of torch;
-    and OpenAI's package asks setuptools for a module that newer ones no longer have."""
+    """Work around two obstacles: the fake kernels in torchvision's CUDA wheel have no operators beside a CPU build of torch,
+    and OpenAI's package imports pkg_resources, which newer versions of setuptools do not have."""
     original = torch.library.register_fake
 
     def without_torchvision(op: Any, *args: Any, **kwargs: Any) -> Any:
@@ -40,7 +40,7 @@ def importable() -> Iterator[None]:
 
 
 def load(name: str) -> ModuleType:
-    """Import a peer. ImportError or AttributeError where that does not succeed."""
+    """Import a peer; ImportError or AttributeError if that fails."""
     with importable():
         if importlib.util.find_spec("torchvision") is not None:
             importlib.import_module("torchvision")  # other packages would import it later, at an attribute's first use

@@ -1,4 +1,4 @@
-"""Other projects' code, loaded for comparison without what this environment does not have."""
+"""Single modules of other projects, loaded for comparison without their packages' other requirements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
+from peer_imports import importable
 
 
 def peer_module(package: str, file: str, project: str) -> ModuleType:
@@ -25,12 +25,6 @@ def peer_module(package: str, file: str, project: str) -> ModuleType:
 
 @cache
 def torchvision_transforms() -> ModuleType:
-    """``torchvision.transforms``. Its wheel's operators are for CUDA builds of torch: their shapes are not registered."""
-    register = torch.library.register_fake
-
-    def passing_over(name, *arguments, **options):
-        return (lambda f: f) if str(name).startswith("torchvision::") else register(name, *arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.library, "register_fake", passing_over)
+    """``torchvision.transforms``, or the test is skipped."""
+    with importable():
         return pytest.importorskip("torchvision.transforms", exc_type=ImportError)

@@ -11,7 +11,7 @@ T5_IDS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 
 
 def train(folder: Path, **options: int) -> Path:
-    """``options`` as of SentencePiece's trainer, such as T5_IDS."""
+    """The path of a trained model; ``options`` are those of SentencePiece's trainer, such as T5_IDS."""
     sentencepiece = pytest.importorskip("sentencepiece")
     (folder / "corpus.txt").write_text(CORPUS)
     prefix = folder / "tiny"

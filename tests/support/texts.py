@@ -1,4 +1,4 @@
-"""Deterministic strings that a tokenizer may trip over."""
+"""Deterministic strings that are hard for a tokenizer."""
 
 # ruff: noqa: RUF001
 
@@ -46,7 +46,7 @@ def code_points(chance: random.Random) -> str:
 
 
 def mojibake(chance: random.Random) -> str:
-    """UTF-8 read as something else, which ftfy tries to undo."""
+    """UTF-8 decoded by another encoding, which ftfy tries to undo."""
     return chance.choice(WORDS).encode("utf-8").decode(chance.choice(("latin-1", "cp1252", "cp437")), errors="replace")
 
 
@@ -67,7 +67,7 @@ def varied_texts(count: int, special_tokens: bool = True) -> list[str]:
     """``count`` different strings, the same ones at every call."""
     chance, found = random.Random(20261121), dict.fromkeys(FIXED)
     while len(found) < count:
-        # Most keep to one kind of piece: one control character sends the whole string down the slow path.
+        # Most strings have one kind of piece: a single control character would send a whole string down the slow path.
         pieces = PIECES if chance.random() < 0.3 else (chance.choice(PIECES),)
         parts = [chance.choice(pieces)(chance) for _ in range(chance.choice((1, 2, 4, 8, 30)))]
         if special_tokens and chance.random() < 0.05:

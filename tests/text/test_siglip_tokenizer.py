@@ -18,7 +18,7 @@ sentencepiece = pytest.importorskip("sentencepiece")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ids as in T5's: padding 0, end 1, unknown 2, no start."""
+    """With T5's ids: padding 0, end 1, unknown 2, no start."""
     return train(tmp_path_factory.mktemp("pieces"), **T5_IDS)
 
 
@@ -74,11 +74,11 @@ def test_files_that_do_not_serve(model: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no SentencePiece model at"):
         SentencePieceTokenizer(tmp_path / "none.model")
     (tmp_path / "text.model").write_text("no model")
-    with pytest.raises(ValueError, match=r"text.model is not a SentencePiece model"):
+    with pytest.raises(ValueError, match=r"path must be a SentencePiece model; got .*text.model"):
         SentencePieceTokenizer(tmp_path / "text.model")
-    with pytest.raises(ValueError, match="no end-of-text piece"):
+    with pytest.raises(ValueError, match="must have an end-of-text piece"):
         SentencePieceTokenizer(train(tmp_path, eos_id=-1))
-    with pytest.raises(ValueError, match=r"pad_id must be in \[0, \d+\), or None for the end's; got 1000"):
+    with pytest.raises(ValueError, match=r"pad_id must be in \[0, \d+\), or None for the end's id; got 1000"):
         SentencePieceTokenizer(model, pad_id=1000)
     with pytest.raises(TypeError, match="a text must be a string; got int"):
         SentencePieceTokenizer(model)([3])

@@ -43,7 +43,7 @@ def test_decoded_texts_equal_openais(original, ids) -> None:
 
 
 def test_rows_equal_open_clips() -> None:
-    texts = varied_texts(5500, special_tokens=False)  # it spells the special tokens otherwise
+    texts = varied_texts(5500, special_tokens=False)  # its special tokens are spelled differently
     theirs = peer_module("open_clip", "tokenizer.py", "open_clip_torch").SimpleTokenizer()(texts)
     mine = tokenize(texts, truncate=True)
     assert mine.dtype == torch.int32
@@ -51,7 +51,7 @@ def test_rows_equal_open_clips() -> None:
 
 
 def test_the_texts_are_varied(ids) -> None:
-    """What the comparisons claim to cover is there."""
+    """The texts hold every case that the comparisons claim to cover."""
     assert len(set(TEXTS)) >= 5000
     assert max(len(row) for row in ids) > 300
     assert [] in ids
@@ -73,7 +73,7 @@ def test_a_long_text_is_refused_or_cut() -> None:
     assert cut[0] == 49406
     assert cut[-1] == 49407
     assert (cut[1:-1] == cut[1]).all()
-    assert tokenize("word " * 75).shape == (1, 77)  # as long as fits
+    assert tokenize("word " * 75).shape == (1, 77)  # the longest text that fits
     assert tokenize("two words", context_length=1, truncate=True).tolist() == [[49407]]
 
 
@@ -83,9 +83,9 @@ def test_a_long_text_is_refused_or_cut() -> None:
         (lambda: tokenize(3), TypeError, "texts must be a string or several strings; got int"),
         (lambda: tokenize(b"bytes"), TypeError, "got bytes"),
         (lambda: tokenize(["fine", None]), TypeError, "a text must be a string; got NoneType"),
-        (lambda: tokenize("text", context_length=0), ValueError, "whole number above 0; got 0"),
+        (lambda: tokenize("text", context_length=0), ValueError, "context_length must be a whole number of at least 1; got 0"),
         (lambda: default_tokenizer().decode([49408]), ValueError, r"each in \[0, 49408\); got 49408"),
-        (lambda: default_tokenizer().decode(tokenize("a batch")), ValueError, "the ids of one text"),
+        (lambda: default_tokenizer().decode(tokenize("a batch")), ValueError, "ids must be those of one text"),
     ],
 )
 def test_argument_errors(call, error, message) -> None:
@@ -114,7 +114,7 @@ def test_the_vocabulary_may_be_given_and_is_checked(tmp_path: Path) -> None:
     shutil.copy(vocabulary.find_vocabulary(), copy)
     assert Tokenizer(copy).path == copy
     copy.write_bytes(copy.read_bytes() + b"\0")
-    with pytest.raises(ValueError, match=r"mine.gz is not CLIP's vocabulary: its sha256 is"):
+    with pytest.raises(ValueError, match=r"path must be CLIP's vocabulary, .*; got .*mine.gz with sha256 "):
         Tokenizer(copy)
     with pytest.raises(FileNotFoundError, match="no vocabulary file at"):
         Tokenizer(tmp_path / "nothing.gz")

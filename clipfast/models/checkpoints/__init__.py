@@ -1,4 +1,4 @@
-"""Reading and writing of checkpoints in the layouts of OpenAI, OpenCLIP, timm, EVA-CLIP and Hugging Face."""
+"""Reading and writing checkpoints in the layouts of OpenAI, OpenCLIP, timm, EVA-CLIP and Hugging Face."""
 
 from clipfast.models.checkpoints.architecture import config_from_state_dict
 from clipfast.models.checkpoints.load import LoadReport, load_checkpoint

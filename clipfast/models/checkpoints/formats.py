@@ -1,10 +1,11 @@
-"""Which layout a checkpoint has, read from its names, and which a model is written in."""
+"""The layout of a checkpoint, recognised from its names, and the layouts in which a model can be written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from clipfast.common.argument_checks import check_choice
 from clipfast.models.checkpoints.layouts import (
     HUGGING_FACE_TEXT,
     HUGGING_FACE_VISION,
@@ -23,7 +24,8 @@ SCALARS = ("logit_scale", "logit_bias")
 
 @dataclass(frozen=True)
 class Layout:
-    """A name for messages, and rules and prefix for each tower."""
+    """Where a file has each parameter: rules and a prefix for each tower, and the dimensions of the scale and the bias there.
+    ``name`` is for messages."""
 
     name: str
     vision: tuple[Rule, ...] = SAME
@@ -33,7 +35,7 @@ class Layout:
     scalar_dimensions: int = 0
 
     def place(self, ours: str) -> Place | None:
-        """Where our parameter is, or None if the layout has no such thing."""
+        """Where the parameter that we call ``ours`` is, or None if the layout has no such parameter."""
         if ours in SCALARS:
             return Place(((ours, 1),), leading=self.scalar_dimensions)
         if ours.startswith("visual."):
@@ -59,22 +61,21 @@ def layout_of(names: Collection[str], config: ClipConfig) -> Layout:
     if "visual.conv1.weight" in names or f"{text_prefix}token_embedding.weight" in names:
         return Layout("OpenCLIP" if text_prefix else "OpenAI", text_prefix=text_prefix)
     raise ValueError(
-        "the names in this checkpoint are none of those of OpenAI's CLIP, OpenCLIP, timm, EVA-CLIP or Hugging Face's CLIPModel "
-        f"and SiglipModel: {', '.join(sorted(names)[:5])}, ..."
+        "the names in a checkpoint must be those of OpenAI's CLIP, OpenCLIP, timm, EVA-CLIP, or Hugging Face's CLIPModel and "
+        f"SiglipModel; got {', '.join(sorted(names)[:5])}, ..."
     )
 
 
 def layout_named(name: str, config: ClipConfig) -> Layout:
-    """What to write: "open_clip", which for plain CLIP models is OpenAI's too, or "huggingface"."""
+    """The layout to write: "open_clip", which for plain CLIP models is also OpenAI's, or "huggingface"."""
+    check_choice("layout", name, ("open_clip", "huggingface"))
     if name == "huggingface":
         if not (_is_clip_model(config) or _is_siglip_model(config)):
             raise ValueError(
-                'the layout "huggingface" is that of CLIPModel and SiglipModel, whose towers are the plain vision and text '
-                'transformers of CLIP and SigLIP; this model has other parts: write it as "open_clip"'
+                "layout must be 'open_clip' for this model; got 'huggingface', which is for CLIPModel and SiglipModel, whose "
+                "towers are the plain vision and text transformers of CLIP and SigLIP"
             )
         return _hugging_face(config)
-    if name != "open_clip":
-        raise ValueError(f'a layout to write is "open_clip" or "huggingface", but got {name!r}')
     vision = config.vision
     if isinstance(vision, VisionConfig) and not _is_plain_vision(vision):
         rules = timm_vision(split=vision.gated, gated=vision.gated)
@@ -98,22 +99,23 @@ def _is_siglip_model(config: ClipConfig) -> bool:
     vision, text = config.vision, config.text
     if not isinstance(vision, VisionConfig) or not isinstance(text, TextConfig) or config.loss != "sigmoid":
         return False
-    odd = vision.class_token or vision.input_norm or not vision.patch_bias or _is_unusual(vision)
+    odd = vision.class_token or vision.input_norm or not vision.patch_bias or _has_eva_blocks(vision)
     same_head = vision.pool == "attention" and vision.projection == "none" and vision.key_bias
     return same_head and not odd and not text.causal and text.pool == "last" and text.projection == "linear"
 
 
-def _is_unusual(vision: VisionConfig) -> bool:
-    """Whether the tower's blocks have what only EVA's have."""
+def _has_eva_blocks(vision: VisionConfig) -> bool:
+    """Whether the blocks have a part that only EVA's have."""
     return vision.gated or vision.sub_norm or vision.post_norm or vision.rope_grid is not None
 
 
 def _is_plain_vision(vision: VisionConfig) -> bool:
-    """Whether the tower has exactly the parts of OpenAI's."""
+    """Whether the tower has exactly the parts of OpenAI's vision transformer."""
     plain = vision.class_token and vision.input_norm and vision.key_bias and vision.pool == "class"
-    return plain and not vision.patch_bias and not _is_unusual(vision) and vision.projection == "matrix"
+    return plain and not vision.patch_bias and not _has_eva_blocks(vision) and vision.projection == "matrix"
 
 
 def _is_plain_text(config: ClipConfig) -> bool:
+    """Whether the text tower has exactly the parts of OpenAI's."""
     text = config.text
     return isinstance(text, TextConfig) and text.causal and text.pool == "highest" and text.projection == "matrix"

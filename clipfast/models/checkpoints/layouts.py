@@ -1,6 +1,6 @@
-"""Where each of our parameters is in the files of others: a table of renaming rules for each tower and layout.
+"""Where other projects' files have each of our parameters: a table of renaming rules for each tower and layout.
 
-The rules work in both directions: to read, the named tensors are joined; to write, a parameter is cut into them.
+The rules work in both directions: reading joins a file's tensors to a parameter, writing cuts a parameter into them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Place:
-    """One parameter in a file: the names of its parts with their shares of the rows, whether the file has it transposed,
-    and how many leading dimensions of size 1 it has there."""
+    """Where a file has one parameter: in ``parts``, names with their shares of the parameter's rows, perhaps ``transposed``
+    there, and with ``leading`` dimensions of size 1 in front."""
 
     parts: tuple[tuple[str, int], ...]
     transposed: bool = False
@@ -27,14 +27,14 @@ class Place:
         return [name for name, _ in self.parts]
 
     def join(self, tensors: list[Tensor], dimensions: int) -> Tensor:
-        """What the file has, as a parameter of ``dimensions`` dimensions."""
+        """The file's tensors as one parameter of ``dimensions`` dimensions."""
         value = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
         while value.ndim > dimensions and value.shape[0] == 1:
             value = value[0]
         return value.T if self.transposed else value
 
     def cut(self, value: Tensor) -> dict[str, Tensor]:
-        """The parameter as the file has it, in storages of its own."""
+        """The parameter as the file has it, in new tensors."""
         value = value.detach().T if self.transposed else value.detach()
         value = value[(None,) * self.leading]
         if len(self.parts) == 1:

@@ -1,4 +1,4 @@
-"""Trained weights into a model."""
+"""Filling a model with trained weights."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from clipfast.models.checkpoints.weight_files import read_state_dict, unwrapped
 from clipfast.models.clip_model import CLIP
 from clipfast.models.tower_configs import ResNetConfig
 
-# Of TorchScript archives, older Transformers and EVA-CLIP: no parameters, or computed from the configuration.
+# In TorchScript archives and files of older Transformers and EVA-CLIP: constants that follow from the configuration.
 IGNORED = ("input_resolution", "context_length", "vocab_size", "attn_mask")
 IGNORED_ENDS = (".position_ids", ".attn_mask", "rope.freqs_cos", "rope.freqs_sin")
-SHOWN = 8
+NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """The layout that was recognised; names, as in the file, that were missing or not used; our resized positions."""
+    """What ``load_checkpoint`` found: the layout; the file's names that were missing or unexpected; the model's positional
+    embeddings that were resized."""
 
     layout: str
     missing: tuple[str, ...]
@@ -38,7 +39,7 @@ def load_checkpoint(model: CLIP, source: str | Path | Mapping[str, Tensor], *, s
     Reads the layouts of OpenAI (plain state dicts, TorchScript archives), OpenCLIP (CLIP and CustomTextCLIP), Hugging Face
     (CLIPModel, SiglipModel), EVA-CLIP and, for the image tower, timm, recognised from the names; safetensors too.
     Positional embeddings of another resolution or context length are resized: bicubic with antialiasing for images, linear
-    for texts. A model on the meta device gets the file's tensors, in its own dtypes, on their device.
+    for texts. A model on the meta device gets the file's tensors on their device, converted to the model's dtypes.
 
     Raises ValueError, leaving the model as it was, for a shape that differs, and, unless ``strict`` is false, for names
     that are missing or unexpected.
@@ -62,7 +63,7 @@ def _gather(model: CLIP, state: Mapping[str, Tensor], layout: Layout) -> tuple[d
     for name, own in model.state_dict().items():
         place = layout.place(name)
         if place is None:
-            missing.append(f"{name} (ours: the {layout.name} layout has none)")
+            missing.append(f"{name} (clipfast's name: the {layout.name} layout has no such parameter)")
             continue
         absent = [part for part in place.names if part not in state]
         missing += absent
@@ -73,7 +74,7 @@ def _gather(model: CLIP, state: Mapping[str, Tensor], layout: Layout) -> tuple[d
 
 
 def _resize(model: CLIP, values: dict[str, Tensor]) -> list[str]:
-    """Resize the positions in ``values`` where their number differs; the names of those that were."""
+    """Resize positional embeddings in ``values`` whose lengths differ from the model's; return their names."""
     text, image = "positional_embedding", "visual.positional_embedding"
     if isinstance(model.config.vision, ResNetConfig):
         image = "visual.attnpool.positional_embedding"
@@ -82,8 +83,8 @@ def _resize(model: CLIP, values: dict[str, Tensor]) -> list[str]:
         table, wanted = values.get(name), own.get(name)
         if table is None or wanted is None or table.ndim != 2 or len(table) == len(wanted):
             continue
-        first = int(getattr(model.config.vision, "class_token", True))
-        new = resize_text_positions(table, len(wanted)) if name == text else resize_image_positions(table, len(wanted), first)
+        prefix = int(getattr(model.config.vision, "class_token", True))
+        new = resize_text_positions(table, len(wanted)) if name == text else resize_image_positions(table, len(wanted), prefix)
         if new is not None:
             values[name] = new
             resized.append(name)
@@ -98,14 +99,14 @@ def _check(model: CLIP, values: Mapping[str, Tensor], layout: Layout, missing: l
         if value.shape != own[name].shape
     ]
     faults = [
-        f"{len(found)} {what}: {', '.join(found[:SHOWN])}{', ...' if len(found) > SHOWN else ''}"
+        f"{len(found)} {what}: {', '.join(found[:NAMES_SHOWN])}{', ...' if len(found) > NAMES_SHOWN else ''}"
         for found, what in ((missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape"))
         if found
     ]
     if faults:
         raise ValueError(
-            f"this checkpoint ({layout.name} layout) does not fit the model; {'; '.join(faults)}. Create the model that it "
-            "was trained as; strict=False loads the rest when names are missing or unexpected."
+            f"the checkpoint must fit the model; got ({layout.name} layout) {'; '.join(faults)}; create the model that it was "
+            "trained as, or pass strict=False to load the rest where names are missing or unexpected"
         )
 
 

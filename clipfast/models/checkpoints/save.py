@@ -1,4 +1,4 @@
-"""A model's weights into a file that others read."""
+"""Writing a model's weights under names that other projects read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from clipfast.models.clip_model import CLIP
 def export_state_dict(model: CLIP, layout: str = "open_clip") -> dict[str, Tensor]:
     """The weights under the names of ``layout``: "open_clip" (for plain CLIP models OpenAI's own names) or "huggingface".
 
-    Raises ValueError for a model that the layout has no names for: Hugging Face's has CLIP's and SigLIP's vision
-    transformers only.
+    Raises ValueError for a model that the layout has no names for: Hugging Face's has only CLIP's and SigLIP's vision
+    transformers.
     """
     table = layout_named(layout, model.config)
     state: dict[str, Tensor] = {}
@@ -29,6 +29,6 @@ def export_state_dict(model: CLIP, layout: str = "open_clip") -> dict[str, Tenso
 def save_checkpoint(model: CLIP, path: str | Path, *, layout: str = "open_clip") -> None:
     """Write the weights atomically, as safetensors if ``path`` ends in ".safetensors", otherwise as a plain state dict.
 
-    ``load_checkpoint`` reads it back bitwise. ``layout`` and errors as in ``export_state_dict``.
+    ``load_checkpoint`` reads the same bits back. ``layout`` and errors are those of ``export_state_dict``.
     """
     write_state_dict(path, export_state_dict(model, layout))

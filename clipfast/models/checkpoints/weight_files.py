@@ -1,4 +1,4 @@
-"""State dicts in files: torch's own, TorchScript archives and safetensors, told apart by what is in them."""
+"""State dicts in files: torch's own, TorchScript archives and safetensors, recognised by their contents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file by name, on the CPU, without the wrappers that training scripts put around them.
 
     Nothing in a pickle is executed (``weights_only=True``). Raises FileNotFoundError, and ValueError for a file of
-    another kind; ImportError for safetensors without the package.
+    another kind; ImportError for a safetensors file if the package safetensors is missing.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,15 +37,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         return unwrapped(torch.load(path, map_location="cpu", weights_only=True))
     except OSError:
         raise
-    except Exception as error:  # what is no pickle fails in the unpickler in any way
+    except Exception as error:  # the unpickler may raise anything for a file that is not a pickle
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise ValueError(
-            f"{path} cannot be read: it must be a state dict saved by torch, a TorchScript archive or a safetensors file. "
-            f"A pickle may hold tensors and plain values only. ({str(error).splitlines()[0] if str(error) else error!r})"
+            f"{path} must be a state dict saved by torch, a TorchScript archive or a safetensors file; got a file that cannot "
+            f"be read ({reason}); a pickle may hold only tensors and plain values"
         ) from error
 
 
 def read_config(path: str | Path) -> dict[str, Any] | None:
-    """The model's configuration in a file that ``python -m clipfast train`` wrote; None for any other file."""
+    """The model's configuration, if ``python -m clipfast train`` wrote the file; None for any other file."""
     if not zipfile.is_zipfile(path) or is_torchscript(path):
         return None
     contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -58,17 +59,17 @@ def unwrapped(contents: Any) -> dict[str, Tensor]:
     while isinstance(contents, Mapping) and (inner := next((contents[w] for w in WRAPPERS if w in contents), None)) is not None:
         contents = inner
     if not isinstance(contents, Mapping):
-        raise ValueError(f"a checkpoint is a mapping of names to tensors, but this is a {type(contents).__name__}")
+        raise ValueError(f"a checkpoint must be a mapping of names to tensors; got {type(contents).__name__}")
     state = {str(name): value for name, value in contents.items() if isinstance(value, Tensor)}
     if not state:
-        raise ValueError(f"a checkpoint is a mapping of names to tensors, but there is no tensor under {list(contents)[:5]}")
+        raise ValueError(f"a checkpoint must be a mapping of names to tensors; got no tensor under {list(contents)[:5]}")
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
 def write_state_dict(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Atomically, as safetensors if the name ends so, otherwise by ``torch.save``."""
+    """Write atomically, as safetensors if ``path`` ends in ".safetensors", otherwise by ``torch.save``."""
     path = Path(path)
     if path.suffix == ".safetensors":
         data = require("safetensors.torch", "a safetensors file").save(dict(state))
@@ -86,6 +87,7 @@ def is_torchscript(path: str | Path) -> bool:
 
 
 def _is_safetensors(path: Path) -> bool:
+    """Whether the file starts with the length of a header, 8 bytes, and a header that is a JSON object."""
     with path.open("rb") as file:
         start = file.read(9)
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipfast.data.pairs import is_shards, open_records
+from clipfast.data.data_sources import is_shards, open_records
 from clipfast.hub.pretrained import preprocess_of
 from clipfast.inference.evaluation import retrieval_metrics, zero_shot_metrics
 from clipfast.training.checkpointing.train_state import Progress, TrainState

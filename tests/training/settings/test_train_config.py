@@ -93,10 +93,10 @@ def test_a_described_model():
         ({"evaluation": {"zero_shot": {}}}, r"^evaluation\.zero_shot\.source must be given"),
         ({"evaluation": {"retrieval": {"source": "a.csv", "samples": 5}}}, r"^evaluation: retrieval\.samples must be left out"),
         ({"data": {"workers": -1}}, r"^data: workers .*; got -1"),
-        ({"model": {"name": "ViT-B32"}}, r"^model: there is no model 'ViT-B32': the closest names are ViT-B/32"),
+        ({"model": {"name": "ViT-B32"}}, r"^model: name must be one of .*; got 'ViT-B32'; the closest names are ViT-B/32"),
         ({"model": {"embed_dim": 3}}, r"^model: name must stand alone, .*; got embed_dim too"),
         ({"model": {"name": None, "embed_dim": 3}}, r"^model: a model must have a name.*; got embed_dim"),
-        ({"model": {"name": None, "vision": {**VISION, "heads": 3}}}, r"^model\.vision: .*3 heads"),
+        ({"model": {"name": None, "vision": {**VISION, "heads": 3}}}, r"^model\.vision: .*heads must divide the width"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_named(changes: dict[str, Any], message: str):

@@ -1,4 +1,4 @@
-"""Rows of CSV, TSV and JSONL files, found by their offsets: of a table of any length, 16 bytes a row are in memory."""
+"""Rows of CSV, TSV and JSONL files, found by their offsets: a table takes 16 bytes of memory for each row."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from clipfast.images.pictures import UnreadableError
 
 
 class Rows:
-    """``rows[i]`` is a dict from column to value, ``rows.line(i)`` its line in the file, ``columns`` those of the header.
+    """``rows[i]`` is a dict from column to value, ``rows.line(i)`` its line in the file, ``columns`` are the header's.
 
-    Opening reads the file once, to find where its rows begin. Blank lines are no rows. ValueError for a file that is not
-    what its ending says, or has no rows.
+    Opening reads the file once, to find where its rows begin. Blank lines are skipped. Raises ValueError for a file that is
+    not what its ending says, or that has no rows.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,9 +38,9 @@ class Rows:
                         numbers.append(number + 1)
                     start, number = lines.offset, lines.number
             except csv.Error as error:
-                raise ValueError(f"{path}:{lines.number} is not a row of a {path.suffix} file: {error}") from error
+                raise ValueError(f"{path}:{lines.number} must be a row of a {path.suffix} file; got {error}") from error
         if not offsets:
-            raise ValueError(f"{path} is empty: it has no rows")
+            raise ValueError(f"{path} must have at least one row; got none")
         self._offsets, self._numbers = np.asarray(offsets), np.asarray(numbers)
 
     def __len__(self) -> int:
@@ -50,12 +50,12 @@ class Rows:
         return int(self._numbers[index])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        with self.path.open("rb") as file:  # each time: processes that share a handle would share its position
+        with self.path.open("rb") as file:  # opened for each row: processes that share a handle would share its position
             file.seek(self._offsets[index])
             return self._named(next(self._parsed(_Lines(file))))
 
     def column(self, name: str) -> Iterator[Any]:
-        """The value of every row; None where the row cannot be read."""
+        """Each row's value; None if the row cannot be read."""
         with self.path.open("rb") as file:
             lines = _Lines(file)
             self._header(lines)
@@ -77,7 +77,7 @@ class Rows:
 
 
 class DelimitedRows(Rows):
-    """A header with the columns' names, then rows with as many fields; quoted as spreadsheets do (RFC 4180)."""
+    """A header with the columns' names, then rows with as many fields, quoted as in RFC 4180."""
 
     def __init__(self, path: Path) -> None:
         self._delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -87,9 +87,9 @@ class DelimitedRows(Rows):
         columns = tuple(next(self._parsed(lines), ()))
         names, kind = "".join(columns), Path(lines.name).suffix
         if "\0" in names or not is_unicode(names):
-            raise ValueError(f"{lines.name} is not a {kind} file in UTF-8: its first line is {columns}")
+            raise ValueError(f"{lines.name} must be a {kind} file in UTF-8; got a first line of {columns}")
         if "\t" in names:
-            raise ValueError(f"{lines.name} has tabs between its columns, where a {kind} file has commas; call it .tsv")
+            raise ValueError(f"{lines.name} must have commas between its columns; got tabs; rename it to .tsv")
         return columns
 
     def _parsed(self, lines: _Lines) -> Iterator[list[str]]:
@@ -97,12 +97,12 @@ class DelimitedRows(Rows):
 
     def _named(self, row: list[str]) -> dict[str, Any]:
         if len(row) != len(self.columns):
-            raise UnreadableError(f"the row has {len(row)} fields, and the header {len(self.columns)}")
+            raise UnreadableError(f"the row must have {len(self.columns)} fields, as the header; got {len(row)}")
         return dict(zip(self.columns, row, strict=True))
 
 
 class JsonRows(Rows):
-    """One JSON object in each line; the columns are the keys of the first."""
+    """One JSON object in each line; the columns are the first one's keys."""
 
     def _header(self, lines: _Lines) -> tuple[str, ...]:
         first = next((line for line in lines if line.strip()), "")
@@ -112,7 +112,7 @@ class JsonRows(Rows):
         try:
             return tuple(self._named(first))
         except UnreadableError as error:
-            raise ValueError(f"{lines.name} is not a .jsonl file: in its first line, {error}") from error
+            raise ValueError(f"{lines.name} must be a .jsonl file; in its first line {error}") from error
 
     def _parsed(self, lines: _Lines) -> Iterator[str]:
         return (line.strip() for line in lines)
@@ -121,14 +121,14 @@ class JsonRows(Rows):
         try:
             value = json.loads(row)
         except ValueError as error:
-            raise UnreadableError(f"the line is not JSON: {error}") from error
+            raise UnreadableError(f"the line must be JSON; got {error}") from error
         if not isinstance(value, dict):
-            raise UnreadableError(f"the line is no JSON object with keys, but {type(value).__name__}")
+            raise UnreadableError(f"the line must be a JSON object; got {type(value).__name__}")
         return value
 
 
 class _Lines:
-    """The lines of a file as text, and how far they were read: a quoted field may span several."""
+    """The lines of a file as text, with the offset and the number of lines read, as a quoted field may span several lines."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.name = file, file.name
@@ -144,7 +144,7 @@ class _Lines:
         text = line.removeprefix(codecs.BOM_UTF8) if self.offset == 0 else line
         self.offset += len(line)
         self.number += 1
-        return text.decode("utf-8", "surrogateescape")  # a row that is not UTF-8 is skipped when it is read
+        return text.decode("utf-8", "surrogateescape")  # a row that is not UTF-8 is refused when it is read
 
     def rewind(self) -> None:
         self._file.seek(self._first)
