@@ -45,7 +45,5 @@ __device__ __forceinline__ Block block_at(int index, int blocks_m, int blocks_n)
   return {first + within % height, within / height};
 }
 
-__host__ __device__ inline int blocks_along(int extent, int block) { return (extent + block - 1) / block; }
-
 }  // namespace cuda
 }  // namespace clipfast
