@@ -6,7 +6,8 @@
 // This file is included inside a namespace of its instruction set, after that set has been switched on.
 
 // 2^x for x <= 127.5. Relative error below 1.3e-7 down to x = -126, below which the result is 0 (the callers' range guard
-// knows of). NaN stays NaN. The nearest integer n comes from the float addition of 1.5 * 2^23, whose low bits then hold n.
+// allows for that). NaN stays NaN. The nearest integer n comes from the float addition of 1.5 * 2^23, whose low bits then
+// hold n.
 static inline float exp2_of(float x) {
   const float magic = 12582912.0f;
   const float shifted = x + magic;

@@ -1,5 +1,5 @@
-// The part of a block that one thread holds in registers. mma.sync and wgmma deliver the same arrangement: pieces of 16 x 8,
-// in which lane l holds rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next. So an epilogue is written once for both.
+// The part of a block that one thread holds in registers. mma.sync and wgmma deliver the same arrangement, so an epilogue is
+// written once for both: pieces of 16 x 8, in which lane l holds rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next.
 #pragma once
 
 namespace clipfast {

@@ -44,7 +44,7 @@ struct Excluded {
   __device__ __forceinline__ bool holds(int step) const { return (column[0] == step) | (column[1] == step); }
 };
 
-// Whether the warp's rows and columns hold a pair to mask; they start at (row, col). Each lane looks at other rows.
+// Whether the warp's part of the block, which starts at (row, col), holds a pair to mask. The lanes divide the rows among them.
 template <class F>
 __device__ __forceinline__ bool warp_touched(const Tile& t, int row, int col) {
   bool touched = row + F::kWarpRows > t.m || col + F::kColSpan > t.n;
