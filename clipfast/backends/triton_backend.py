@@ -209,9 +209,8 @@ def _make() -> Backend:
         block = block_of(features)
         return block.rows, block.cols
 
-    return triton_with(
-        "triton", TritonRows, TileKernels(*(in_its_block(kernel) for kernel in (exp_sums, softmax_weights, sigmoid)), blocks)
-    )
+    kernels = TileKernels(in_its_block(exp_sums), in_its_block(softmax_weights), in_its_block(sigmoid), blocks)
+    return triton_with("triton", TritonRows, kernels)
 
 
 TRITON = Declaration("triton", why_not_triton, _make, chosen_on=("accelerator",))
