@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from clipfast.kernels.records import Scores
+from clipfast.kernels.launch_records import Scores
 
 SIDE = 16  # of a block in all three dimensions: its products stay in registers
 

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from clipfast.kernels.exact_lse import SIDE, exact_logits
-from clipfast.kernels.records import ExactLines, Inner, Scores
+from clipfast.kernels.launch_records import ExactLines, Inner, Scores
 
 
 @triton.jit(do_not_specialize=["m", "n", "first_col"])

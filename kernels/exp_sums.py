@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from clipfast.kernels.block_sizes import Block
-from clipfast.kernels.records import Scores
+from clipfast.kernels.launch_records import Scores
 from clipfast.kernels.tile_functions import block_of_program, cleared, dots, logits
 from clipfast.kernels.tile_launch import launch_tile
 

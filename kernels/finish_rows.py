@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from clipfast.kernels.records import Finish
+from clipfast.kernels.launch_records import Finish
 from clipfast.kernels.row_launch import row_blocks
 
 

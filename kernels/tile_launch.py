@@ -11,7 +11,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from clipfast.kernels.block_sizes import Block, precision_of, tma_loads
-from clipfast.kernels.records import Scores
+from clipfast.kernels.launch_records import Scores
 
 
 def descriptor(x: Tensor, rows: int, depth: int) -> TensorDescriptor:

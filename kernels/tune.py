@@ -22,7 +22,7 @@ from torch import Tensor
 from clipfast.common.files import write_atomically
 from clipfast.kernels.block_sizes import Block, candidates_for
 from clipfast.kernels.exp_sums import exp_sums
-from clipfast.kernels.records import Inner, Scores
+from clipfast.kernels.launch_records import Inner, Scores
 
 log = logging.getLogger("clipfast")
 

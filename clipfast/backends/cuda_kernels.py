@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipfast.kernels.records import Inner, Scores
+from clipfast.kernels.launch_records import Inner, Scores
 
 _ops = torch.ops.clipfast_cuda
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipfast.backends.declaration import Declaration, Query
 from clipfast.backends.gemm_cuda import DeviceGemm
-from clipfast.kernels.records import ExactLines, Finish, Inner, Scores
+from clipfast.kernels.launch_records import ExactLines, Finish, Inner, Scores
 from clipfast.sweep.pairs import Pairs
 from clipfast.sweep.row_operations import RowFinish
 from clipfast.sweep.schedule import Tile
@@ -35,7 +35,7 @@ class RowKernels(NamedTuple):
 
 
 class TileKernels(NamedTuple):
-    """The three tile kernels of one implementation: launchers that take the records of ``kernels/records.py``.
+    """The three tile kernels of one implementation, as launchers that take the records of ``kernels/launch_records.py``.
 
     ``blocks(features)``: rows and columns that share a partial sum.
     """

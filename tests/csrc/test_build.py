@@ -109,7 +109,7 @@ def test_the_extension_loads_without_a_gpu(built: Build) -> None:
     code = """
 import sys, pathlib, torch
 from clipfast.backends import cuda_kernels, native
-from clipfast.kernels.records import Inner, Scores
+from clipfast.kernels.launch_records import Inner, Scores
 print(native.load_error("cuda", pathlib.Path(sys.argv[1])))
 print([list(torch.ops.clipfast_cuda.tile_shape(*key)) for key in ((80, 2), (90, 2), (90, 4), (100, 2))])
 x = torch.zeros(4, 8)

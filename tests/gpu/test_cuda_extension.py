@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipfast.backends import cuda_kernels, native
-from clipfast.kernels.records import Inner, Scores
+from clipfast.kernels.launch_records import Inner, Scores
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "csrc"))
 
