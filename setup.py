@@ -53,19 +53,21 @@ def nvcc() -> str | None:
 
 
 def architecture_flags() -> list[str]:
-    """nvcc's options for TORCH_CUDA_ARCH_LIST; what is older than the kernels is left out."""
-    flags = []
-    for entry in os.environ.get("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES).replace(";", " ").split():
+    """nvcc's options for TORCH_CUDA_ARCH_LIST; architectures too old for the kernels are left out."""
+    flags, wanted = [], os.environ.get("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    for entry in wanted.replace(";", " ").split():
         version, _, ptx = entry.partition("+")
         number = "".join(c for c in version if c.isdigit()) + version[-1:] * version[-1:].isalpha()
         if not number[:2].isdigit():
-            raise ValueError(f"TORCH_CUDA_ARCH_LIST names {entry!r}; use numbers such as 8.0 or 9.0a")
+            raise ValueError(
+                f"TORCH_CUDA_ARCH_LIST must hold compute capabilities; got {entry!r}; use numbers such as 8.0 or 9.0a"
+            )
         number = "90a" if number == "90" else number
         if int("".join(c for c in number if c.isdigit())) >= 80:
             kinds = ["sm", "compute"] if ptx else ["sm"]
             flags += [f"-gencode=arch=compute_{number},code={kind}_{number}" for kind in kinds]
     if not flags:
-        raise ValueError("TORCH_CUDA_ARCH_LIST names no compute capability from 8.0 on, which the kernels need")
+        raise ValueError(f"TORCH_CUDA_ARCH_LIST must name a compute capability from 8.0 on, for the kernels; got {wanted!r}")
     return [*flags, *(["-DCLIPFAST_SM90A"] if any("90a" in flag for flag in flags) else [])]
 
 
@@ -99,16 +101,31 @@ def wants_cuda(torch_version: str | None) -> bool:
 
 
 def extensions() -> dict:
+    """setup()'s arguments for the extensions that are wanted and can be tried."""
     if WANTED["cpu"] == "0" and WANTED["cuda"] == "0":
         return {}
     try:
         import torch
-        from torch.utils.cpp_extension import BuildExtension, CppExtension
+        from torch.utils.cpp_extension import CppExtension
     except ImportError as error:
         for kind, wanted in WANTED.items():
             if wanted == "1" or kind == "cpu":
                 give_up(kind, f"{error} (install torch first and pass --no-build-isolation)")
         return {}
+    modules = []
+    if WANTED["cpu"] != "0":
+        modules.append(
+            CppExtension("clipfast.backends._cpu", CPU_SOURCES, extra_compile_args={"cxx": CPU_FLAGS}, py_limited_api=True)
+        )
+    if wants_cuda(torch.version.cuda):
+        # Only the .cpp is named as a source: at the sight of a .cu, torch's helper insists on a CUDA build of torch.
+        modules.append(Extension("clipfast.backends._cuda", CUDA_SOURCES[-1:], depends=CUDA_SOURCES, py_limited_api=True))
+    return {"ext_modules": modules, "cmdclass": {"build_ext": build_command()}}
+
+
+def build_command() -> type:
+    """build_ext that goes on without an extension whose build fails."""
+    from torch.utils.cpp_extension import BuildExtension
 
     class OptionalBuild(BuildExtension):
         def run(self) -> None:
@@ -136,15 +153,7 @@ def extensions() -> dict:
                 give_up(kind, error)
                 self.failed.append(ext)
 
-    modules = []
-    if WANTED["cpu"] != "0":
-        modules.append(
-            CppExtension("clipfast.backends._cpu", CPU_SOURCES, extra_compile_args={"cxx": CPU_FLAGS}, py_limited_api=True)
-        )
-    if wants_cuda(torch.version.cuda):
-        # Only the .cpp is named as a source: at the sight of a .cu, torch's helper insists on a CUDA build of torch.
-        modules.append(Extension("clipfast.backends._cuda", CUDA_SOURCES[-1:], depends=CUDA_SOURCES, py_limited_api=True))
-    return {"ext_modules": modules, "cmdclass": {"build_ext": OptionalBuild}}
+    return OptionalBuild
 
 
 built = extensions()

@@ -2,8 +2,8 @@
 
     python benchmarks/run_gpu.py --out benchmarks/results/gpu.json [--parts tests,sanitizer,speed] [--minutes 25]
 
-The file names the hardware, the versions and the commit. Times are medians of interleaved runs in one process; what is
-compared are ratios within it. Peers (open_clip, memeff, inf_cl, siglip_kernel) are timed where they are installed.
+The file names the hardware, the versions and the commit. Times are medians of interleaved runs in one process; only ratios
+within it are compared. Peers (open_clip, memeff, inf_cl, siglip_kernel) are timed where they are installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from clipfast.losses.declaration import named
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [(n, d) for d in (512, 768, 1024) for n in (32_768, 65_536)]
-SIDES = (8192, 16_384)  # beside the default
+SIDES = (8192, 16_384)  # tile sides timed in addition to the default
 SMALL = [(n, 768) for n in (1024, 2048, 4096)]
 DENSE_LIMIT = 33_000  # the dense losses hold several matrices of logits: 65,536^2 in float32 are 17 GB each
 
@@ -124,7 +124,7 @@ def measured(loss: str, n: int, d: int, rate: float) -> dict[str, Any]:
             run()
             peaks[name] = torch.cuda.max_memory_allocated() - before
             runs[name] = run
-        except Exception as error:  # a peer that does not run this size is a finding, not the end of the others' figures
+        except Exception as error:  # a peer that cannot run this size is a finding, and the others are still timed
             failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
     floor = named(loss).least_products * n * n * d / rate * 1e3
     times = interleaved(runs)
@@ -154,9 +154,9 @@ def main(
     parts: Annotated[str, typer.Option(help="any of tests, sanitizer, speed")] = "tests,sanitizer,speed",
     minutes: Annotated[float, typer.Option(help="no new measurement starts after this")] = 25.0,
 ) -> None:
-    """Run the parts and write what they found, also when a part fails."""
+    """Run the parts, and write each result as soon as it is there, failures too."""
     if not torch.cuda.is_available():
-        raise SystemExit("torch sees no GPU: there is nothing to run here")
+        raise SystemExit("torch sees no GPU, and everything here needs one")
     deadline, report = time.time() + 60 * minutes, {"environment": environment()}
     for part in parts.split(","):
         if part == "tests":
@@ -166,7 +166,7 @@ def main(
         elif part == "speed":
             report[part] = speed(deadline)
         else:
-            raise SystemExit(f"--parts: {part!r} is unknown; accepted: tests, sanitizer, speed")
+            raise SystemExit(f"--parts must be any of tests, sanitizer, speed; got {part!r}")
         text = json.dumps(report, indent=1).encode()
         write_atomically(out, lambda file, text=text: file.write(text))
     print(f"written to {out}")

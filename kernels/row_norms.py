@@ -1,19 +1,21 @@
-"""What normalises the features, in one pass over them."""
+"""Norms of the features' rows, and what normalises them, in one pass."""
 
 import torch
 import triton
 import triton.language as tl
 
-from clipfast.kernels.rows import row_blocks
+from clipfast.kernels.row_launch import row_blocks
 
 
 @triton.jit(do_not_specialize=["count"])
-def row_norms_kernel(x, norm, inverse, projection, count, width, stride, eps, B: tl.constexpr, BK: tl.constexpr):
-    """Replaces, in float64 (``F.normalize`` divides by the clamped norm, which has no derivative where it is clamped)::
+def row_norms_kernel(x, norm, inverse_norm, projection, count, width, stride, eps, B: tl.constexpr, BK: tl.constexpr):
+    """Replaces, in float64::
 
     norm = x.double().norm(dim=1)
-    inverse = 1 / norm.clamp_min(eps)
-    projection = inverse.square() * (norm > eps)
+    inverse_norm = 1 / norm.clamp_min(eps)
+    projection = inverse_norm.square() * (norm > eps)
+
+    ``F.normalize`` divides by the clamped norm, which is a constant where it is clamped: its derivative is 0 there.
     """
     i = tl.program_id(0) * B + tl.arange(0, B)
     inside = i < count
@@ -26,12 +28,12 @@ def row_norms_kernel(x, norm, inverse, projection, count, width, stride, eps, B:
     length = tl.sqrt(total)
     reciprocal = 1.0 / tl.where(length < eps, eps, length)  # NaN stays NaN
     tl.store(norm + i, length, mask=inside)
-    tl.store(inverse + i, reciprocal, mask=inside)
+    tl.store(inverse_norm + i, reciprocal, mask=inside)
     tl.store(projection + i, tl.where(length > eps, reciprocal * reciprocal, 0.0), mask=inside)
 
 
 def row_norms(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """(3, R) float64 of ``x`` (R, D): norms, clamped inverses, projections."""
+    """(3, R) float64 of ``x`` (R, D): norms, inverse norms, factors of the Jacobian's projection."""
     result = torch.empty(3, x.shape[0], dtype=torch.float64, device=x.device)
     grid, blocks = row_blocks(x)
     row_norms_kernel[grid](x, *result.unbind(), x.shape[0], x.shape[1], x.stride(0), eps, **blocks)

@@ -1,6 +1,6 @@
-"""Block sizes by measurement, only when asked for: ``CLIPFAST_AUTOTUNE=1``. The result is kept for the next process.
+"""The block of a machine, measured where that is asked for: ``CLIPFAST_AUTOTUNE=1``. The result is kept for the next process.
 
-The first call of a dtype on an architecture times each of ``config.CANDIDATES`` on a tile of random features (about a
+The first call of a dtype on an architecture times each of the table's candidates on a tile of random features (about a
 second) and writes the fastest to ``$CLIPFAST_CACHE/blocks.json`` (default ``~/.cache/clipfast``). Without the variable
 nothing is timed, read or written.
 """
@@ -10,26 +10,41 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 
 import torch
+import triton
+from torch import Tensor
 
 from clipfast.common.files import write_atomically
-from clipfast.kernels.block_sizes import CANDIDATES, Block, block_for
+from clipfast.kernels.block_sizes import Block, candidates_for
+from clipfast.kernels.exp_sums import exp_sums
+from clipfast.kernels.launch_records import Inner, Scores
 
 log = logging.getLogger("clipfast")
 
 SIDE, WIDTH = 8192, 768
 
 
-def block(major: int, dtype: torch.dtype, precision: str) -> Block:
-    """The block to use: the table's, or with CLIPFAST_AUTOTUNE=1 the fastest on this machine."""
-    ieee = dtype == torch.float32 and precision == "ieee"
-    if os.environ.get("CLIPFAST_AUTOTUNE") != "1" or ieee or major not in CANDIDATES:
-        return block_for(major, dtype, precision)
-    return _tuned(major, dtype)
+def block_of(features: Tensor) -> Block:
+    """The block for features of this dtype on this device: the table's first, or with CLIPFAST_AUTOTUNE=1 the fastest."""
+    found = candidates_for(features)
+    if os.environ.get("CLIPFAST_AUTOTUNE") != "1" or len(found) == 1:
+        return found[0]
+    return _fastest(found, features.dtype)
+
+
+def in_its_block(launcher: Callable[..., None]) -> Callable[..., None]:
+    """A tile kernel's launcher without its last argument: the block is that of the features."""
+
+    @wraps(launcher)
+    def launch(scores: Scores, *own: Tensor | Inner | None) -> None:
+        launcher(scores, *own, block_of(scores.rows))
+
+    return launch
 
 
 def cache_file() -> Path:
@@ -37,13 +52,11 @@ def cache_file() -> Path:
 
 
 @cache
-def _tuned(major: int, dtype: torch.dtype) -> Block:
-    import triton
-
+def _fastest(found: tuple[Block, ...], dtype: torch.dtype) -> Block:
     key = f"{torch.cuda.get_device_name()}, triton {triton.__version__}, {dtype}"
     known = _read()
     if key not in known:
-        times = {candidate: _time(candidate, dtype) for candidate in CANDIDATES[major]}
+        times = {candidate: _time(candidate, dtype) for candidate in found}
         known[key] = asdict(min(times, key=lambda candidate: times[candidate]))
         log.info("tuned %s: %s", key, {str(c): f"{t:.3f} ms" for c, t in times.items()})
         write_atomically(cache_file(), lambda file: file.write(json.dumps(known, indent=1).encode()))
@@ -60,22 +73,19 @@ def _read() -> dict[str, dict[str, int]]:
         return {}
 
 
-def _time(candidate: Block, dtype: torch.dtype) -> float:
-    """Milliseconds of the fused exponential sums with this block; infinite where the machine cannot run it."""
+def _time(block: Block, dtype: torch.dtype) -> float:
+    """Milliseconds of ``exp_sums`` with this block; infinite where the machine cannot run it."""
     import triton.testing
 
-    from clipfast.kernels.exp_sums import exp_sums_kernel
-    from clipfast.kernels.launch import launch_tile
-
     x = torch.nn.functional.normalize(torch.randn(SIDE, WIDTH, device="cuda"), dim=1).to(dtype)
-    factor = torch.full((SIDE,), 20.0, device="cuda", dtype=torch.float64)
-    excluded = torch.arange(SIDE, device="cuda").unsqueeze(1)
-    sums = [torch.empty(-(-SIDE // side), SIDE, device="cuda") for side in (candidate.cols, candidate.rows)]
-    vectors = (factor, None, excluded, torch.zeros((), device="cuda", dtype=torch.float64), *sums, None, None)
+    row_scale_log2 = torch.full((SIDE,), 20.0, device="cuda", dtype=torch.float64)
+    scores = Scores(x, x, row_scale_log2, None, torch.arange(SIDE, device="cuda").unsqueeze(1), 0)
+    shift_log2 = torch.zeros((), device="cuda", dtype=torch.float64)
+    row_sum, col_sum = (torch.empty(triton.cdiv(SIDE, side), SIDE, device="cuda") for side in (block.cols, block.rows))
     try:
         return triton.testing.do_bench(
-            lambda: launch_tile(exp_sums_kernel, x, x, vectors, 0, 1, candidate), return_mode="median"
+            lambda: exp_sums(scores, shift_log2, row_sum, col_sum, None, None, block), return_mode="median"
         )
     except triton.runtime.errors.OutOfResources as error:
-        log.debug("%s does not run here: %s", candidate, error)
+        log.debug("%s does not run here: %s", block, error)
         return float("inf")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipfast.backends import native
+from clipfast.backends import cuda_kernels, native
 from clipfast.backends.backend_declaration import Declaration, Query
 from clipfast.backends.triton_backend import TileKernels, TritonRows, triton_with, why_not_triton
 from clipfast.sweep.tile_operations import Backend
-
-_ops = torch.ops.clipfast_cuda
 
 
 class CudaRows(TritonRows):
@@ -20,12 +18,6 @@ class CudaRows(TritonRows):
         x = super().stored(features)
         aligned = x.data_ptr() % 16 == 0 and x.stride(0) * x.element_size() % 16 == 0
         return x if aligned else x.contiguous()
-
-
-def _blocks(features: Tensor) -> tuple[int, int]:
-    major, minor = torch.cuda.get_device_capability(features.device)
-    rows, cols = _ops.tile_shape(10 * major + minor, features.element_size())
-    return rows, cols
 
 
 def why_not_cuda(query: Query | None) -> str | None:
@@ -45,7 +37,8 @@ def why_not_cuda(query: Query | None) -> str | None:
 
 
 def _make() -> Backend:
-    return triton_with("cuda", CudaRows, TileKernels(_ops.exp_sums, _ops.softmax_weights, _ops.sigmoid, _blocks))
+    kernels = TileKernels(cuda_kernels.exp_sums, cuda_kernels.softmax_weights, cuda_kernels.sigmoid, cuda_kernels.block_shape)
+    return triton_with("cuda", CudaRows, kernels)
 
 
 CUDA = Declaration("cuda", why_not_cuda, _make)

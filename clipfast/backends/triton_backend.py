@@ -17,10 +17,11 @@ from torch import Tensor
 
 from clipfast.backends.backend_declaration import Declaration, Query
 from clipfast.backends.gemm_cuda import DeviceGemm
+from clipfast.kernels.launch_records import Inner, Scores
 from clipfast.sweep.pairs import Pairs
 from clipfast.sweep.row_operations import RowFinish
 from clipfast.sweep.schedule import Tile
-from clipfast.sweep.tile_operations import Backend, LineFactors, PartialSums, SigmoidRows, Workspace
+from clipfast.sweep.tile_operations import Backend, ExactLines, LineFactors, PartialSums, SigmoidRows, Workspace
 
 TRITON_MINIMUM = (3, 4)
 
@@ -34,7 +35,10 @@ class RowKernels(NamedTuple):
 
 
 class TileKernels(NamedTuple):
-    """The three tile kernels of one implementation; ``blocks(features)``: rows and columns that share a partial sum."""
+    """The three tile kernels of one implementation, as launchers that take the records of ``kernels/launch_records.py``.
+
+    ``blocks(features)``: rows and columns that share a partial sum.
+    """
 
     exp_sums: Callable[..., None]
     softmax_weights: Callable[..., None]
@@ -60,7 +64,7 @@ class TritonRows:
         return self.kernels.paired_dots(x, y, partner)
 
     def finish_rows(self, grad: Tensor, finish: RowFinish, out: Tensor) -> Tensor:
-        return self.kernels.finish_rows(grad, *finish, out)
+        return self.kernels.finish_rows(grad, finish, out)
 
 
 class TritonTiles:
@@ -74,19 +78,15 @@ class TritonTiles:
         by_row = _partials(pairs, math.ceil(n / block_n), m, sums.row_max is not None)
         wanted = sums.col_sum is not None
         by_col = _partials(pairs, math.ceil(m / block_m), n, sums.col_max is not None) if wanted else (None, None)
-        self.kernels.exp_sums(
-            *_sides(pairs, tile), *_factors(pairs, tile, pairs.row_scale_log2), pairs.excluded[tile.rows], shift_log2,
-            tile.col0, by_row[0], by_col[0], by_row[1], by_col[1],
-        )  # fmt: skip
+        scores = _scores(pairs, tile, pairs.row_scale_log2)
+        self.kernels.exp_sums(scores, shift_log2, by_row[0], by_col[0], by_row[1], by_col[1])
         _reduce(by_row, sums.row_sum[tile.rows], _cut(sums.row_max, tile.rows))
         _reduce(by_col, _cut(sums.col_sum, tile.cols), _cut(sums.col_max, tile.cols))
 
     def weights(self, pairs: Pairs, tile: Tile, factors: LineFactors, workspace: Workspace) -> Tensor:
-        out = workspace.scratch(tile)
-        self.kernels.softmax_weights(
-            *_sides(pairs, tile), *_factors(pairs, tile, pairs.row_scale_log2), *_inner(pairs, tile), pairs.excluded[tile.rows],
-            factors.shift_log2, factors.u[tile.rows], factors.v[tile.cols], tile.col0, out,
-        )  # fmt: skip
+        out, scores = workspace.scratch(tile), _scores(pairs, tile, pairs.row_scale_log2)
+        u, v = factors.u[tile.rows], factors.v[tile.cols]
+        self.kernels.softmax_weights(scores, factors.shift_log2, u, v, _inner(pairs, tile), out)
         return out
 
     def sigmoid(self, pairs: Pairs, tile: Tile, rows: SigmoidRows, workspace: Workspace) -> Tensor | None:
@@ -94,10 +94,8 @@ class TritonTiles:
         wanted = rows.sigmoid_sum is not None
         out = workspace.scratch(tile) if wanted else None
         loss, sigmoid_sum = _partials(pairs, math.ceil(n / block_n), m, wanted)
-        self.kernels.sigmoid(
-            *_sides(pairs, tile), *_factors(pairs, tile, pairs.row_scale), *_inner(pairs, tile), pairs.excluded[tile.rows],
-            rows.bias, rows.upstream[tile.rows], tile.col0, loss, sigmoid_sum, out,
-        )  # fmt: skip
+        scores, upstream = _scores(pairs, tile, pairs.row_scale), rows.upstream[tile.rows]
+        self.kernels.sigmoid(scores, rows.bias, upstream, _inner(pairs, tile), loss, sigmoid_sum, out)
         _reduce((loss, None), rows.loss[tile.rows], None)
         _reduce((sigmoid_sum, None), _cut(rows.sigmoid_sum, tile.rows), None)
         return out
@@ -112,24 +110,23 @@ class TritonExact:
     def replace_underflowed(self, pairs: Pairs, underflowed: Tensor, lse: Tensor, max_negative: Tensor | None) -> None:
         (row_lse, col_lse), (row_max, col_max) = pairs.split(lse), pairs.split(max_negative)
         rows, cols = pairs.rows, pairs.cols
-        self.lse(rows.x, cols.x, pairs.row_scale, cols.inverse_norm, pairs.excluded, underflowed, row_lse, row_max)
+        scores = Scores(rows.x, cols.x, pairs.row_scale, cols.inverse_norm, pairs.excluded, 0)
+        self.lse(scores, underflowed, row_lse, row_max)
         if not pairs.both:
             return
         n = pairs.shape[1]
         scale = pairs.scale.expand(n) if cols.inverse_norm is None else cols.inverse_norm * pairs.scale
         back = pairs.matching.row_of_col
         back = torch.arange(n, device=lse.device) if back is None else back
-        excluded = back.unsqueeze(1)
-        self.lse(cols.x, rows.x, scale.contiguous(), rows.inverse_norm, excluded, underflowed, col_lse, col_max)
+        scores = Scores(cols.x, rows.x, scale.contiguous(), rows.inverse_norm, back.unsqueeze(1), 0)
+        self.lse(scores, underflowed, col_lse, col_max)
 
     def exact_weights(self, pairs: Pairs, tile: Tile, factors: LineFactors, out: Tensor) -> None:
         assert factors.exact is not None
         row_upstream, row_lse, col_upstream, col_lse = factors.exact
-        self.weights(
-            *_sides(pairs, tile), pairs.row_scale[tile.rows], _cut(pairs.cols.inverse_norm, tile.cols), *_inner(pairs, tile),
-            pairs.excluded[tile.rows], factors.shift_log2, row_lse[tile.rows], _cut(col_lse, tile.cols),
-            row_upstream[tile.rows], _cut(col_upstream, tile.cols), tile.col0, out,
-        )  # fmt: skip
+        scores = _scores(pairs, tile, pairs.row_scale)._replace(col_inverse_norm=_cut(pairs.cols.inverse_norm, tile.cols))
+        rows, cols = (row_upstream[tile.rows], row_lse[tile.rows]), (_cut(col_upstream, tile.cols), _cut(col_lse, tile.cols))
+        self.weights(scores, factors.shift_log2, ExactLines(*rows, *cols), _inner(pairs, tile), out)
 
 
 def _partials(pairs: Pairs, blocks: int, lines: int, second: bool) -> tuple[Tensor, Tensor | None]:
@@ -150,16 +147,15 @@ def _cut(values: Tensor | None, part: slice) -> Tensor | None:
     return None if values is None else values[part]
 
 
-def _sides(pairs: Pairs, tile: Tile) -> tuple[Tensor, Tensor]:
-    return pairs.rows.x[tile.rows], pairs.cols.x[tile.cols]
+def _scores(pairs: Pairs, tile: Tile, row_scale: Tensor) -> Scores:
+    """``row_scale`` (M,) in the units of the kernel's logits."""
+    rows, cols = pairs.rows.x[tile.rows], pairs.cols.x[tile.cols]
+    col_inverse_norm = _cut(pairs.col_inverse_norm, tile.cols)
+    return Scores(rows, cols, row_scale[tile.rows], col_inverse_norm, pairs.excluded[tile.rows], tile.col0)
 
 
-def _factors(pairs: Pairs, tile: Tile, row_scale: Tensor) -> tuple[Tensor, Tensor | None]:
-    return row_scale[tile.rows], _cut(pairs.col_inverse_norm, tile.cols)
-
-
-def _inner(pairs: Pairs, tile: Tile) -> tuple[Tensor | None, Tensor | None]:
-    return _cut(pairs.rows.inner, tile.rows), _cut(pairs.cols.inner, tile.cols)
+def _inner(pairs: Pairs, tile: Tile) -> Inner:
+    return Inner(_cut(pairs.rows.inner, tile.rows), _cut(pairs.cols.inner, tile.cols))
 
 
 @cache
@@ -205,15 +201,16 @@ def triton_with(name: str, rows: type[TritonRows], tiles: TileKernels) -> Backen
 
 def _make() -> Backend:
     from clipfast.kernels.exp_sums import exp_sums
-    from clipfast.kernels.launch import block_of
     from clipfast.kernels.sigmoid import sigmoid
     from clipfast.kernels.softmax_weights import softmax_weights
+    from clipfast.kernels.tune import block_of, in_its_block
 
     def blocks(features: Tensor) -> tuple[int, int]:
         block = block_of(features)
         return block.rows, block.cols
 
-    return triton_with("triton", TritonRows, TileKernels(exp_sums, softmax_weights, sigmoid, blocks))
+    kernels = TileKernels(in_its_block(exp_sums), in_its_block(softmax_weights), in_its_block(sigmoid), blocks)
+    return triton_with("triton", TritonRows, kernels)
 
 
 TRITON = Declaration("triton", why_not_triton, _make, chosen_on=("accelerator",))

@@ -70,7 +70,7 @@ def _tile(features: torch.Tensor) -> str:
     side = limits().macro_side
     text = f"{side} x {side}, {2 * side**2 // 2**20} MiB in half precision"
     if backends()["triton"] is None:
-        from clipfast.kernels.launch import block_of
+        from clipfast.kernels.tune import block_of
 
         text += f"; kernel blocks {block_of(features)}"
     return text

@@ -1,4 +1,4 @@
-// The loops for Avx2; chosen at run time (operators.cpp).
+// The loops for AVX2; chosen at run time (operators.cpp).
 #include "tile.h"
 
 #if defined(__x86_64__)

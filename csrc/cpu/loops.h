@@ -6,7 +6,8 @@
 // This file is included inside a namespace of its instruction set, after that set has been switched on.
 
 // 2^x for x <= 127.5. Relative error below 1.3e-7 down to x = -126, below which the result is 0 (the callers' range guard
-// knows). NaN stays NaN. The nearest integer n comes from the float addition of 1.5 * 2^23, whose low bits then hold n.
+// allows for that). NaN stays NaN. The nearest integer n comes from the float addition of 1.5 * 2^23, whose low bits then
+// hold n.
 static inline float exp2_of(float x) {
   const float magic = 12582912.0f;
   const float shifted = x + magic;
@@ -38,11 +39,11 @@ static inline float log1p_of(float e) {
   return 2.0f * q * p;
 }
 
-// A logit in base 2. The factor is split in two floats, so that a scale of 100 adds no rounding of its own.
+// scale * d + offset. The scale is split in two floats, so that one of 100 adds no rounding of its own.
 struct Affine {
   float high, low, offset;
-  Affine(double factor, double add)
-      : high(static_cast<float>(factor)), low(static_cast<float>(factor - high)), offset(static_cast<float>(add)) {}
+  Affine(double scale, double add)
+      : high(static_cast<float>(scale)), low(static_cast<float>(scale - high)), offset(static_cast<float>(add)) {}
   inline float operator()(float d) const { return d * high + (d * low + offset); }
 };
 
@@ -63,38 +64,38 @@ static inline void between_excluded(const Tile& t, int64 row, const Body& body, 
   }
 }
 
-// out = exp(z - shift), 0 where excluded; row and column sums (and maxima, where asked for) of it.
-template <bool kColFactor, bool kMaxima>
+// out = 2^(z_log2 - shift_log2), 0 where excluded; its row and column sums, and its maxima where they are asked for.
+template <bool kColNorms, bool kMaxima>
 static void exp_sums_of(const Tile& t, const ExpSums& s, int64 first, int64 last, float* col_sum, float* col_max) {
   for (int64 i = first; i < last; ++i) {
     const float* x = t.scores + i * t.cols;
     float* o = t.out + i * t.cols;
-    const float* b = t.col_factor;
-    const Affine z(t.row_factor[i] * kLog2e, -s.shift_log2);
-    float sum = 0.0f, top = 0.0f;
+    const float* b = t.col_inverse_norm;
+    const Affine z_log2(t.row_scale[i] * kLog2e, -s.shift_log2);
+    float sum = 0.0f, largest = 0.0f;
     between_excluded(
         t, i,
         [&](int64 begin, int64 end) {
-#pragma omp simd reduction(+ : sum) reduction(max : top)
+#pragma omp simd reduction(+ : sum) reduction(max : largest)
           for (int64 j = begin; j < end; ++j) {
-            const float e = exp2_of(z(kColFactor ? x[j] * b[j] : x[j]));
+            const float e = exp2_of(z_log2(kColNorms ? x[j] * b[j] : x[j]));
             o[j] = e;
             sum += e;
             col_sum[j] += e;
             if (kMaxima) {
-              top = e > top ? e : top;
+              largest = e > largest ? e : largest;
               col_max[j] = e > col_max[j] ? e : col_max[j];
             }
           }
         },
         [&](int64 j) { o[j] = 0.0f; });
     s.row_sum[i] += sum;
-    if (kMaxima && top > s.row_max[i]) s.row_max[i] = top;
+    if (kMaxima && largest > s.row_max[i]) s.row_max[i] = largest;
   }
 }
 
 void exp_sums(const Tile& t, const ExpSums& s, int64 first, int64 last, float* col_sum, float* col_max) {
-  if (t.col_factor)
+  if (t.col_inverse_norm)
     col_max ? exp_sums_of<true, true>(t, s, first, last, col_sum, col_max)
             : exp_sums_of<true, false>(t, s, first, last, col_sum, col_max);
   else
@@ -102,22 +103,23 @@ void exp_sums(const Tile& t, const ExpSums& s, int64 first, int64 last, float* c
             : exp_sums_of<false, false>(t, s, first, last, col_sum, col_max);
 }
 
-// out = exp(z - shift) * (u_i + v_j) * a_i * b_j, 0 where excluded; kKept: scores already hold the exponentials.
-template <bool kColFactor, bool kKept>
+// out = 2^(z_log2 - shift_log2) * (u_i + v_j) * a_i * b_j, 0 where excluded; a and b are row_inner and col_inverse_norm. kKept:
+// the scores already hold the exponentials.
+template <bool kColNorms, bool kKept>
 static void softmax_weights_of(const Tile& t, const SoftmaxWeights& w, int64 first, int64 last) {
   for (int64 i = first; i < last; ++i) {
     const float* x = t.scores + i * t.cols;
     float* o = t.out + i * t.cols;
-    const float *b = t.col_factor, *v = w.col_weight;
-    const Affine z(t.row_factor[i] * kLog2e, -w.shift_log2);
-    const float u = w.row_weight[i], a = w.row_norm ? w.row_norm[i] : 1.0f;
+    const float *b = t.col_inverse_norm, *v = w.v;
+    const Affine z_log2(t.row_scale[i] * kLog2e, -w.shift_log2);
+    const float u = w.u[i], a = w.row_inner ? w.row_inner[i] : 1.0f;
     between_excluded(
         t, i,
         [&](int64 begin, int64 end) {
 #pragma omp simd
           for (int64 j = begin; j < end; ++j) {
-            const float c = kColFactor ? b[j] : 1.0f;
-            const float e = kKept ? x[j] : exp2_of(z(x[j] * c));
+            const float c = kColNorms ? b[j] : 1.0f;
+            const float e = kKept ? x[j] : exp2_of(z_log2(x[j] * c));
             o[j] = e * (u + v[j]) * (a * c);
           }
         },
@@ -126,36 +128,37 @@ static void softmax_weights_of(const Tile& t, const SoftmaxWeights& w, int64 fir
 }
 
 void softmax_weights(const Tile& t, const SoftmaxWeights& w, int64 first, int64 last) {
-  if (t.col_factor)
+  if (t.col_inverse_norm)
     w.kept ? softmax_weights_of<true, true>(t, w, first, last) : softmax_weights_of<true, false>(t, w, first, last);
   else
     w.kept ? softmax_weights_of<false, true>(t, w, first, last) : softmax_weights_of<false, false>(t, w, first, last);
 }
 
-// Row sums of softplus(z) and of sigmoid(z); out = sigmoid(z) * g_i * a_i * b_j where gradients are wanted.
-template <bool kColFactor, bool kWeights>
+// Row sums of softplus(z) and of sigmoid(z), z with the bias; out = sigmoid(z) * upstream_i * a_i * b_j where gradients are
+// wanted.
+template <bool kColNorms, bool kWeights>
 static void sigmoid_of(const Tile& t, const Sigmoid& s, int64 first, int64 last) {
   for (int64 i = first; i < last; ++i) {
     const float* x = t.scores + i * t.cols;
     float* o = t.out + i * t.cols;
-    const float* b = t.col_factor;
-    const Affine z(t.row_factor[i], s.bias);
-    const float g = s.row_weight ? s.row_weight[i] : 1.0f;
-    const float a = s.row_norm ? s.row_norm[i] : 1.0f;
-    float loss = 0.0f, weight = 0.0f;
+    const float* b = t.col_inverse_norm;
+    const Affine z(t.row_scale[i], s.bias);
+    const float g = s.upstream ? s.upstream[i] : 1.0f;
+    const float a = s.row_inner ? s.row_inner[i] : 1.0f;
+    float loss = 0.0f, sigmoids = 0.0f;
     between_excluded(
         t, i,
         [&](int64 begin, int64 end) {
-#pragma omp simd reduction(+ : loss, weight)
+#pragma omp simd reduction(+ : loss, sigmoids)
           for (int64 j = begin; j < end; ++j) {
-            const float c = kColFactor ? b[j] : 1.0f;
+            const float c = kColNorms ? b[j] : 1.0f;
             const float v = z(x[j] * c);
             const float size = v < 0.0f ? -v : v;
             const float e = exp2_of(-size * static_cast<float>(kLog2e));
             loss += (v < 0.0f ? 0.0f : v) + log1p_of(e);
             if (kWeights) {
               const float p = (v < 0.0f ? e : 1.0f) / (1.0f + e);
-              weight += p;
+              sigmoids += p;
               o[j] = p * g * (a * c);
             }
           }
@@ -164,18 +167,18 @@ static void sigmoid_of(const Tile& t, const Sigmoid& s, int64 first, int64 last)
           if (kWeights) o[j] = 0.0f;
         });
     s.row_loss[i] += loss;
-    if (kWeights) s.row_weight_sum[i] += weight;
+    if (kWeights) s.row_sigmoid_sum[i] += sigmoids;
   }
 }
 
 void sigmoid(const Tile& t, const Sigmoid& s, int64 first, int64 last) {
-  if (t.col_factor)
+  if (t.col_inverse_norm)
     s.weights ? sigmoid_of<true, true>(t, s, first, last) : sigmoid_of<true, false>(t, s, first, last);
   else
     s.weights ? sigmoid_of<false, true>(t, s, first, last) : sigmoid_of<false, false>(t, s, first, last);
 }
 
-// Sum over the row in double: a converged loss is exp(-(positive - negatives)), so the positive's absolute error counts.
+// The row's sum in double: a converged loss is exp(-(positive - negatives)), so the positive's absolute error counts.
 static inline double dot_of(const float* x, const float* y, int64 n) {
   double sum = 0.0;
 #pragma omp simd reduction(+ : sum)
@@ -190,7 +193,7 @@ void paired_dots(const PairedDots& p, int64 first, int64 last) {
   }
 }
 
-// grad_i = scale * (I - a a^T) (alpha * grad_i - coef_i * y_partner(i)), and dots_i = <x_i, the bracketed vector>.
+// tile.h says what is computed; <x_i, g_i> is summed in double, and the rest is float32.
 void finish_rows(const FinishRows& f, int64 first, int64 last) {
   for (int64 i = first; i < last; ++i) {
     const int64 j = f.partner ? f.partner[i] : i;
@@ -199,9 +202,9 @@ void finish_rows(const FinishRows& f, int64 first, int64 last) {
     const float alpha = static_cast<float>(f.alpha);
     if (f.y && j >= 0) {
       const float* y = f.y + j * f.y_stride;
-      const float coef = static_cast<float>(f.coef[i]);
+      const float pull = static_cast<float>(f.positive_pull[i]);
 #pragma omp simd
-      for (int64 k = 0; k < f.width; ++k) g[k] = g[k] * alpha - coef * y[k];
+      for (int64 k = 0; k < f.width; ++k) g[k] = g[k] * alpha - pull * y[k];
     } else {
 #pragma omp simd
       for (int64 k = 0; k < f.width; ++k) g[k] *= alpha;
@@ -215,16 +218,17 @@ void finish_rows(const FinishRows& f, int64 first, int64 last) {
   }
 }
 
-// dst[i][k] += src[k][i] in blocks that stay in the first-level cache.
-void add_transposed(float* dst, int64 dst_stride, const float* src, int64 src_stride, int64 first, int64 last, int64 width) {
+// target[i][k] += source[k][i], in blocks that stay in the first-level cache.
+void add_transposed(float* target, int64 target_stride, const float* source, int64 source_stride, int64 first, int64 last,
+                    int64 width) {
   const int64 block = 16;
   for (int64 i0 = first; i0 < last; i0 += block)
     for (int64 k0 = 0; k0 < width; k0 += block) {
       const int64 i1 = i0 + block < last ? i0 + block : last, k1 = k0 + block < width ? k0 + block : width;
       float corner[block][block];
       for (int64 k = k0; k < k1; ++k)
-        for (int64 i = i0; i < i1; ++i) corner[i - i0][k - k0] = src[k * src_stride + i];
+        for (int64 i = i0; i < i1; ++i) corner[i - i0][k - k0] = source[k * source_stride + i];
       for (int64 i = i0; i < i1; ++i)
-        for (int64 k = k0; k < k1; ++k) dst[i * dst_stride + k] += corner[i - i0][k - k0];
+        for (int64 k = k0; k < k1; ++k) target[i * target_stride + k] += corner[i - i0][k - k0];
     }
 }

@@ -43,7 +43,7 @@ inline void check_shape(const char* name, const Tensor& t, std::initializer_list
     text += (k ? ", " : "") + std::to_string(size);
     same = same && t.size(k++) == size;
   }
-  STD_TORCH_CHECK(same, "clipfast_cuda: ", name, " has the shape ", shape_of(t), ", expected (", text, ")");
+  STD_TORCH_CHECK(same, "clipfast_cuda: ", name, " must have the shape (", text, "); got ", shape_of(t));
 }
 
 // The data of a dense tensor of `count` elements on the GPU.
@@ -51,7 +51,7 @@ template <class T>
 T* vector_of(const char* name, const Tensor& t, int64 count) {
   STD_TORCH_CHECK(t.is_cuda() && t.is_contiguous() && t.scalar_type() == kScalar<T>.type, "clipfast_cuda: ", name,
                   " must be contiguous, on the GPU, and ", kScalar<T>.name);
-  STD_TORCH_CHECK(t.numel() == count, "clipfast_cuda: ", name, " has ", t.numel(), " elements, expected ", count);
+  STD_TORCH_CHECK(t.numel() == count, "clipfast_cuda: ", name, " must have ", count, " elements; got ", t.numel());
   return static_cast<T*>(t.mutable_data_ptr());
 }
 template <class T>
@@ -74,28 +74,28 @@ struct Features {
 inline Features features(const char* name, const Tensor& t) {
   const int64 bytes = static_cast<int64>(t.element_size());
   STD_TORCH_CHECK(t.is_cuda() && t.dim() == 2 && t.size(0) >= 1 && t.size(1) >= 1 && t.size(0) < (int64{1} << 31) - 256,
-                  "clipfast_cuda: ", name, " must be a matrix on the GPU with at least one row, but has the shape ",
+                  "clipfast_cuda: ", name, " must be a matrix on the GPU with at least one row; got the shape ",
                   shape_of(t));
   STD_TORCH_CHECK(t.size(1) == 1 || t.stride(1) == 1, "clipfast_cuda: ", name, " must have unit stride in its last dimension");
   const int64 stride = t.size(0) == 1 ? t.size(1) * bytes : t.stride(0) * bytes;
   const char* data = static_cast<const char*>(t.const_data_ptr());
   STD_TORCH_CHECK(t.size(1) * bytes % 16 == 0 && stride % 16 == 0 && stride >= 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0,
                   "clipfast_cuda: ", name,
-                  " needs a width, a row stride and an address that are multiples of 16 bytes, but has ", t.size(1) * bytes,
-                  ", ", stride, " and ", reinterpret_cast<uintptr_t>(data) % 16, " (mod 16)");
+                  " must have a width, a row stride and an address that are multiples of 16 bytes; got ", t.size(1) * bytes,
+                  ", ", stride, " and an address that is ", reinterpret_cast<uintptr_t>(data) % 16, " modulo 16");
   return {data, stride};
 }
 
-inline Tile tile_of(const Tensor& rows, const Tensor& cols, const Tensor& row_factor, const MaybeTensor& col_factor,
+inline Tile tile_of(const Tensor& rows, const Tensor& cols, const Tensor& row_scale, const MaybeTensor& col_inverse_norm,
                     const Tensor& excluded, int64 first_col) {
   const Features r = features("rows", rows), c = features("cols", cols);
   STD_TORCH_CHECK(rows.size(1) == cols.size(1) && rows.scalar_type() == cols.scalar_type(),
                   "clipfast_cuda: rows and cols must have one width and one dtype");
   const int64 m = rows.size(0), n = cols.size(0);
-  STD_TORCH_CHECK((m / 128 + 1) * (n / 128 + 1) < int64{1} << 31, "clipfast_cuda: a tile of ", m, " x ", n,
-                  " pairs has too many blocks");
+  STD_TORCH_CHECK((m / 128 + 1) * (n / 128 + 1) < int64{1} << 31,
+                  "clipfast_cuda: a tile must have fewer than 2^31 blocks of 128 x 128 pairs; got ", m, " x ", n, " pairs");
   const int64 per_row = excluded.dim() == 2 ? excluded.size(1) : 0;
-  STD_TORCH_CHECK(per_row == 1 || per_row == 2, "clipfast_cuda: excluded must have 1 or 2 columns, but has the shape ",
+  STD_TORCH_CHECK(per_row == 1 || per_row == 2, "clipfast_cuda: excluded must have 1 or 2 columns; got the shape ",
                   shape_of(excluded));
   return {r.data,
           c.data,
@@ -105,8 +105,8 @@ inline Tile tile_of(const Tensor& rows, const Tensor& cols, const Tensor& row_fa
           static_cast<int>(n),
           static_cast<int>(rows.size(1) * static_cast<int64>(rows.element_size())),
           dtype_of(rows),
-          vector_of<double>("row_factor", row_factor, m),
-          vector_of<float>("col_factor", col_factor, n),
+          vector_of<double>("row_scale", row_scale, m),
+          vector_of<float>("col_inverse_norm", col_inverse_norm, n),
           vector_of<int64>("excluded", excluded, m * per_row),
           static_cast<int>(per_row),
           first_col};

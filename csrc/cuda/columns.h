@@ -1,5 +1,5 @@
-// What the epilogue needs to know of a block's columns (inverse norms, weights), as vectors in shared memory. Every warp needs
-// all of a block's columns, so they are fetched once for all, by asynchronous copies that arrive during the products.
+// What the epilogue needs to know of a block's columns (col_inverse_norm, col_inner, v), as vectors in shared memory. Every
+// warp needs all of a block's columns, so they are fetched once, by asynchronous copies that arrive during the products.
 #pragma once
 
 #include "device.h"

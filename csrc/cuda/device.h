@@ -1,4 +1,4 @@
-// Where the kernels meet the machine: the instructions (ptx.h) and the launch, or the emulation's stand-ins for both.
+// The machine under the kernels: its instructions (ptx.h) and the launch, or the emulation's stand-ins for both.
 #pragma once
 
 #if defined(CLIPFAST_EMULATION)

@@ -1,5 +1,5 @@
-// The part of a block that one thread holds in registers. mma.sync and wgmma deliver the same arrangement: pieces of 16 x 8,
-// in which lane l holds rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next. So an epilogue is written once for both.
+// The part of a block that one thread holds in registers. mma.sync and wgmma deliver the same arrangement, so an epilogue is
+// written once for both: pieces of 16 x 8, in which lane l holds rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next.
 #pragma once
 
 namespace clipfast {
@@ -44,8 +44,6 @@ __device__ __forceinline__ Block block_at(int index, int blocks_m, int blocks_n)
   const int within = index - group * kGroup * blocks_n;
   return {first + within % height, within / height};
 }
-
-__host__ __device__ inline int blocks_along(int extent, int block) { return (extent + block - 1) / block; }
 
 }  // namespace cuda
 }  // namespace clipfast

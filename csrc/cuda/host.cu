@@ -1,4 +1,4 @@
-// What the host knows about the device.
+// The device as the host sees it: compute capability and number of processors.
 #include "device.h"
 #include "tile.h"
 

@@ -1,4 +1,4 @@
-// Launching a kernel on torch's stream, and what the host asks the driver for.
+// Launching a kernel on torch's stream, and the check of what the CUDA runtime answers.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -10,13 +10,13 @@
 namespace clipfast {
 namespace cuda {
 
-// factor * d + offset. For float32 features the factor is split in two floats, so that a scale of 100 adds no rounding of its
-// own; products of half features carry larger errors already.
+// scale * d + offset. For float32 features the scale is split in two floats, so that one of 100 adds no rounding of its own;
+// products of half features carry larger errors already.
 template <bool kSplit>
 struct Affine {
   float high, low, offset;
-  __device__ __forceinline__ Affine(double factor, float add)
-      : high(static_cast<float>(factor)), low(kSplit ? static_cast<float>(factor - high) : 0.0f), offset(add) {}
+  __device__ __forceinline__ Affine(double scale, float add)
+      : high(static_cast<float>(scale)), low(kSplit ? static_cast<float>(scale - high) : 0.0f), offset(add) {}
   __device__ __forceinline__ float operator()(float d) const {
     return kSplit ? d * high + (d * low + offset) : d * high + offset;
   }
@@ -44,7 +44,7 @@ struct Excluded {
   __device__ __forceinline__ bool holds(int step) const { return (column[0] == step) | (column[1] == step); }
 };
 
-// Whether the warp's rows and columns hold a pair to mask; they start at (row, col). Each lane looks at other rows.
+// Whether the warp's part of the block, which starts at (row, col), holds a pair to mask. The lanes divide the rows among them.
 template <class F>
 __device__ __forceinline__ bool warp_touched(const Tile& t, int row, int col) {
   bool touched = row + F::kWarpRows > t.m || col + F::kColSpan > t.n;
@@ -66,7 +66,7 @@ __device__ __forceinline__ void mask(F& f, const Tile& t, int row, int col) {
   }
 }
 
-// The first column vector holds the columns' factors.
+// The first column vector holds col_inverse_norm; `offset` is the bias, or minus the shift in base 2.
 template <class Gemm>
 __device__ __forceinline__ void to_logits(typename Gemm::Accumulators& f, const Tile& t, const Shared& shared, Block block,
                                           float offset) {
@@ -74,16 +74,16 @@ __device__ __forceinline__ void to_logits(typename Gemm::Accumulators& f, const 
   const int row = block.m * Gemm::kBlockM + f.first_row, col = block.n * Gemm::kBlockN + f.first_col;
 #pragma unroll
   for (int c = 0; c < F::kCols; c += 2) {
-    const Pair factor = column_pair<Gemm>(shared, 0, f, c);
+    const Pair norm = column_pair<Gemm>(shared, 0, f, c);
 #pragma unroll
     for (int r = 0; r < F::kRows; ++r) {
-      f(r, c) *= factor.value[0];
-      f(r, c + 1) *= factor.value[1];
+      f(r, c) *= norm.value[0];
+      f(r, c + 1) *= norm.value[1];
     }
   }
 #pragma unroll
   for (int r = 0; r < F::kRows; ++r) {
-    const Affine<Gemm::kFloat32> z(value_or(t.row_factor, row + F::row_step(r), t.m, 0.0), offset);
+    const Affine<Gemm::kFloat32> z(value_or(t.row_scale, row + F::row_step(r), t.m, 0.0), offset);
 #pragma unroll
     for (int c = 0; c < F::kCols; ++c) f(r, c) = z(f(r, c));
   }

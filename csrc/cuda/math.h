@@ -27,7 +27,7 @@ __device__ __forceinline__ float softplus(float z) {
   return (z < 0.0f ? 0.0f : z) + log1p_of(ptx::exp2(-size * kLog2e));
 }
 
-// Where exp(-z) overflows, the result is 0, and rightly so.
+// Where exp(-z) overflows, the result is 0, which is the right limit.
 __device__ __forceinline__ float sigmoid_of(float z) { return ptx::reciprocal(1.0f + ptx::exp2(-z * kLog2e)); }
 
 }  // namespace cuda

@@ -39,8 +39,6 @@ struct OnDevice {
   Device device;
 };
 
-int blocks(int64 extent, int block) { return static_cast<int>((extent + block - 1) / block); }
-
 // Partial sums [blocks, length] in float32.
 float* partial(const char* name, const Tensor& t, int64 count, int64 length) {
   check_shape(name, t, {count, length});
@@ -62,43 +60,47 @@ Output output(const Tensor& out, const Tile& t, const Tensor& rows) {
   return {static_cast<char*>(out.mutable_data_ptr()), out.stride(0) * static_cast<int64>(out.element_size())};
 }
 
-void exp_sums_of(Tensor rows, Tensor cols, Tensor row_factor, MaybeTensor col_factor, Tensor excluded, Tensor shift,
-                 int64_t col0, Tensor row_sum, MaybeTensor col_sum, MaybeTensor row_max, MaybeTensor col_max) {
+void exp_sums_of(Tensor rows, Tensor cols, Tensor row_scale_log2, MaybeTensor col_inverse_norm, Tensor excluded,
+                 Tensor shift_log2, int64_t first_col, Tensor row_sum, MaybeTensor col_sum, MaybeTensor row_max,
+                 MaybeTensor col_max) {
   const OnDevice on(rows);
-  const Tile t = tile_of(rows, cols, row_factor, col_factor, excluded, col0);
+  const Tile t = tile_of(rows, cols, row_scale_log2, col_inverse_norm, excluded, first_col);
   const BlockShape shape = block_shape(on.device.capability, static_cast<int>(rows.element_size()));
-  const int across = blocks(t.n, shape.cols), down = blocks(t.m, shape.rows);
+  const int across = blocks_along(t.n, shape.cols), down = blocks_along(t.m, shape.rows);
   exp_sums(
       t,
-      {vector_of<double>("shift", shift, 1), partial("row_sum", row_sum, across, t.m), partial("col_sum", col_sum, down, t.n),
-       partial("row_max", row_max, across, t.m), partial("col_max", col_max, down, t.n)},
+      {vector_of<double>("shift_log2", shift_log2, 1), partial("row_sum", row_sum, across, t.m),
+       partial("col_sum", col_sum, down, t.n), partial("row_max", row_max, across, t.m),
+       partial("col_max", col_max, down, t.n)},
       on.device);
 }
 
-void softmax_weights_of(Tensor rows, Tensor cols, Tensor row_factor, MaybeTensor col_factor, MaybeTensor row_inner,
-                        MaybeTensor col_inner, Tensor excluded, Tensor shift, Tensor u, Tensor v, int64_t col0, Tensor out) {
+void softmax_weights_of(Tensor rows, Tensor cols, Tensor row_scale_log2, MaybeTensor col_inverse_norm, MaybeTensor row_inner,
+                        MaybeTensor col_inner, Tensor excluded, Tensor shift_log2, Tensor u, Tensor v, int64_t first_col,
+                        Tensor out) {
   const OnDevice on(rows);
-  const Tile t = tile_of(rows, cols, row_factor, col_factor, excluded, col0);
+  const Tile t = tile_of(rows, cols, row_scale_log2, col_inverse_norm, excluded, first_col);
   const Output to = output(out, t, rows);
   softmax_weights(
       t,
-      {vector_of<double>("shift", shift, 1), vector_of<float>("u", u, t.m), vector_of<float>("v", v, t.n),
+      {vector_of<double>("shift_log2", shift_log2, 1), vector_of<float>("u", u, t.m), vector_of<float>("v", v, t.n),
        vector_of<float>("row_inner", row_inner, t.m), vector_of<float>("col_inner", col_inner, t.n), to.data, to.stride},
       on.device);
 }
 
-void sigmoid_of(Tensor rows, Tensor cols, Tensor row_factor, MaybeTensor col_factor, MaybeTensor row_inner,
-                MaybeTensor col_inner, Tensor excluded, Tensor bias, MaybeTensor row_weight, int64_t col0, Tensor row_loss,
-                MaybeTensor row_weight_sum, MaybeTensor out) {
+void sigmoid_of(Tensor rows, Tensor cols, Tensor row_scale, MaybeTensor col_inverse_norm, MaybeTensor row_inner,
+                MaybeTensor col_inner, Tensor excluded, Tensor bias, MaybeTensor upstream, int64_t first_col, Tensor row_loss,
+                MaybeTensor row_sigmoid_sum, MaybeTensor out) {
   const OnDevice on(rows);
-  const Tile t = tile_of(rows, cols, row_factor, col_factor, excluded, col0);
-  const int across = blocks(t.n, block_shape(on.device.capability, static_cast<int>(rows.element_size())).cols);
+  const Tile t = tile_of(rows, cols, row_scale, col_inverse_norm, excluded, first_col);
+  const int across = blocks_along(t.n, block_shape(on.device.capability, static_cast<int>(rows.element_size())).cols);
   const Output to = out ? output(*out, t, rows) : Output{nullptr, 0};
   sigmoid(
       t,
-      {vector_of<double>("bias", bias, 1), vector_of<float>("row_weight", row_weight, t.m),
+      {vector_of<double>("bias", bias, 1), vector_of<float>("upstream", upstream, t.m),
        vector_of<float>("row_inner", row_inner, t.m), vector_of<float>("col_inner", col_inner, t.n),
-       partial("row_loss", row_loss, across, t.m), partial("row_weight_sum", row_weight_sum, across, t.m), to.data, to.stride},
+       partial("row_loss", row_loss, across, t.m), partial("row_sigmoid_sum", row_sigmoid_sum, across, t.m), to.data,
+       to.stride},
       on.device);
 }
 
@@ -112,15 +114,16 @@ std::vector<int64_t> tile_shape(int64_t capability, int64_t element_size) {
 
 STABLE_TORCH_LIBRARY(clipfast_cuda, m) {
   m.def(
-      "exp_sums(Tensor rows, Tensor cols, Tensor row_factor, Tensor? col_factor, Tensor excluded, Tensor shift, int col0, "
-      "Tensor(a!) row_sum, Tensor(b!)? col_sum, Tensor(c!)? row_max, Tensor(d!)? col_max) -> ()");
+      "exp_sums(Tensor rows, Tensor cols, Tensor row_scale_log2, Tensor? col_inverse_norm, Tensor excluded, "
+      "Tensor shift_log2, int first_col, Tensor(a!) row_sum, Tensor(b!)? col_sum, Tensor(c!)? row_max, "
+      "Tensor(d!)? col_max) -> ()");
   m.def(
-      "softmax_weights(Tensor rows, Tensor cols, Tensor row_factor, Tensor? col_factor, Tensor? row_inner, Tensor? col_inner, "
-      "Tensor excluded, Tensor shift, Tensor u, Tensor v, int col0, Tensor(a!) out) -> ()");
+      "softmax_weights(Tensor rows, Tensor cols, Tensor row_scale_log2, Tensor? col_inverse_norm, Tensor? row_inner, "
+      "Tensor? col_inner, Tensor excluded, Tensor shift_log2, Tensor u, Tensor v, int first_col, Tensor(a!) out) -> ()");
   m.def(
-      "sigmoid(Tensor rows, Tensor cols, Tensor row_factor, Tensor? col_factor, Tensor? row_inner, Tensor? col_inner, "
-      "Tensor excluded, Tensor bias, Tensor? row_weight, int col0, Tensor(a!) row_loss, Tensor(b!)? row_weight_sum, "
-      "Tensor(c!)? out) -> ()");
+      "sigmoid(Tensor rows, Tensor cols, Tensor row_scale, Tensor? col_inverse_norm, Tensor? row_inner, "
+      "Tensor? col_inner, Tensor excluded, Tensor bias, Tensor? upstream, int first_col, Tensor(a!) row_loss, "
+      "Tensor(b!)? row_sigmoid_sum, Tensor(c!)? out) -> ()");
   m.def("tile_shape(int capability, int element_size) -> int[]");
 }
 

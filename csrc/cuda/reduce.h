@@ -31,8 +31,8 @@ struct Itself {
   __device__ __forceinline__ float operator()(float x) const { return x; }
 };
 
-// out[column block, row] = op over the block's columns of map(f). Mapped on the way, since a second copy of f would not fit in
-// the registers.
+// out[column block, row] = op over the block's columns of map(f). The map is applied on the way, since a second copy of f would
+// not fit in the registers.
 template <class Op, class Gemm, class Map = Itself>
 __device__ __forceinline__ void reduce_rows(typename Gemm::Accumulators& f, float* scratch, float* out, Block block, int m,
                                             const Map& map = {}) {

@@ -1,3 +1,4 @@
+// The scheduler of one emulated thread block: fibers, and what its threads wait for.
 #include "block.h"
 
 #include <cstdio>
@@ -56,7 +57,6 @@ void fail(const std::string& what) {
   std::_Exit(3);
 }
 
-void Groups::add(std::function<void()> work) { open.push_back(std::move(work)); }
 void TransactionBarrier::arrive(long announced_bytes) {
   require(pending > 0, "mbarrier: more arrivals than it was initialised for");
   bytes += announced_bytes;
@@ -72,6 +72,7 @@ void TransactionBarrier::end_phase_if_all_is_in() {
   if (pending == 0 && bytes == 0) pending = arrivals, ++phase;
 }
 
+void Groups::add(std::function<void()> work) { open.push_back(std::move(work)); }
 void Groups::commit() {
   closed.push_back(std::move(open));
   open.clear();

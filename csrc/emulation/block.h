@@ -2,11 +2,11 @@
 // sanitizers see every access. A fiber runs until it waits for the others; then the scheduler takes the next one that can go
 // on.
 //
-// Two switches look for missing synchronisation. `descending` runs the last warp first. `lazy` lets copies happen as late as
-// the hardware may (cp.async when it is waited for, a TMA load when nothing else can run); otherwise they happen at once, as
-// early as it may. A kernel that forgets to wait for a copy fails one of them, one that reuses memory too early the other.
-// Products of wgmma always happen when they are waited for: so late that a copy which comes too early overwrites what they
-// read.
+// Two switches look for missing synchronisation. `descending` runs the last warp first. `lazy` makes copies as late as the
+// hardware may (cp.async when it is waited for, a TMA load when nothing else can run); otherwise they are made at once, as
+// early as it may. A kernel that forgets to wait for a copy fails under lazy copies, and one that reuses memory too early
+// under early ones. Products of wgmma are always computed when they are waited for, as late as possible: a copy that comes
+// too early then overwrites what they read.
 #pragma once
 
 #include <ucontext.h>
@@ -64,7 +64,7 @@ struct Thread {
   void* fake_stack = nullptr;
 };
 
-// A meeting of a fixed number of threads, again and again.
+// Where a fixed number of threads meet, again and again.
 struct Meeting {
   std::string purpose;
   int arrived = 0, expected = 0;

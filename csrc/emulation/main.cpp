@@ -47,8 +47,8 @@ Tile tile() {
           integer("n"),
           integer("width_bytes"),
           static_cast<DType>(integer("dtype")),
-          array<double>("row_factor"),
-          array<float>("col_factor"),
+          array<double>("row_scale"),
+          array<float>("col_inverse_norm"),
           array<int64>("excluded"),
           integer("excluded_per_row"),
           integers["first_col"]};
@@ -69,8 +69,8 @@ void run(const std::string& operation) {
                     device);
   else if (operation == "sigmoid")
     sigmoid(tile(),
-            {scalar, array<float>("row_weight"), array<float>("row_inner"), array<float>("col_inner"),
-             array<float>("out_row_loss"), array<float>("out_row_weight_sum"), array<char>("out"), integers["out_stride"]},
+            {scalar, array<float>("upstream"), array<float>("row_inner"), array<float>("col_inner"),
+             array<float>("out_row_loss"), array<float>("out_row_sigmoid_sum"), array<char>("out"), integers["out_stride"]},
             device);
   else
     emulation::fail("no operation " + operation);

@@ -1,6 +1,6 @@
-// The functions of csrc/cuda/ptx.h and launch.h on the CPU: the same kernel source runs on them. Each checks what the hardware
-// demands and ends the program where it is not given. The arithmetic is exact products summed in double; a tensor core's own
-// rounding of the sums is not modelled.
+// The functions of csrc/cuda/ptx.h and launch.h on the CPU, so that the same kernel source runs there. Each checks what the
+// hardware demands, and ends the program where a kernel breaks a rule. Products are exact and summed in double; a tensor core's
+// own rounding of the sums is not modelled.
 #pragma once
 
 #include <cmath>

@@ -24,12 +24,12 @@ class Case:
     d: int
     dtype: str
     scale: float = 14.3
-    norms: bool = True  # normalised features: factors for columns, inner norms for the weights
+    norms: bool = True  # normalised features: inverse norms of the columns, inner norms for the weights
     padding: int = 0  # elements between a row's end and the next row
     excluded: int = 1  # columns excluded per row
     first_col: int = 0
     aligned: int = 0  # 1: cosines near 1 with the positive and near -1 elsewhere, as in a converged model
-    vectors: bool = True  # column sums and maxima; row weights and their sums
+    vectors: bool = True  # column sums and maxima; upstream gradients of the rows
 
     def __str__(self) -> str:
         numbers = {"s": self.scale, "pad": self.padding, "x": self.excluded, "c0_": self.first_col}
@@ -53,35 +53,35 @@ CASES = [
 
 @dataclass
 class Problem:
-    """Inputs of the operators, and the logits without bias or shift in float64."""
+    """Inputs of the operators; ``logits`` are their logits in float64, without bias or shift."""
 
     rows: Tensor  # (m, d), a view with any row stride
     cols: Tensor  # (n, d)
-    row_factor: Tensor  # (m,) float64, without log2(e)
-    col_factor: Tensor | None  # (n,) float32
+    row_scale: Tensor  # (m,) float64, natural units
+    col_inverse_norm: Tensor | None  # (n,) float32
     row_inner: Tensor | None  # (m,) float32
     excluded: Tensor  # (m, E) int64
     u: Tensor  # (m,) float32
     v: Tensor  # (n,) float32
-    row_weight: Tensor | None  # (m,) float32
+    upstream: Tensor | None  # (m,) float32
     first_col: int
 
     def logits(self) -> Tensor:
         """(m, n) float64, -inf where excluded. float32 features count as the TF32 numbers that the tensor cores get."""
         z = seen(self.rows) @ seen(self.cols).T
-        if self.col_factor is not None:
-            z *= self.col_factor.double()
-        z *= self.row_factor.unsqueeze(1)
+        if self.col_inverse_norm is not None:
+            z *= self.col_inverse_norm.double()
+        z *= self.row_scale.unsqueeze(1)
         columns = torch.arange(z.shape[1], device=z.device) + self.first_col
         for k in range(self.excluded.shape[1]):
             z[self.excluded[:, k : k + 1] == columns] = -math.inf
         return z
 
     def weighted(self, w: Tensor) -> Tensor:
-        """``w`` times the inner norms of its row and column."""
-        if self.row_inner is None or self.col_factor is None:
+        """``w`` times the inner norms of its rows and columns."""
+        if self.row_inner is None or self.col_inverse_norm is None:
             return w
-        return w * self.row_inner.double().unsqueeze(1) * self.col_factor.double()
+        return w * self.row_inner.double().unsqueeze(1) * self.col_inverse_norm.double()
 
 
 def problem(case: Case) -> Problem:
@@ -131,25 +131,25 @@ def blocks(count: int, block: int) -> int:
     return -(-count // block)
 
 
-def exp_sums(p: Problem, shift: float, shape: tuple[int, int]) -> dict[str, Tensor]:
-    """Partial sums and maxima of ``exp2(z * log2(e) - shift)`` over blocks of ``shape`` (rows, columns)."""
-    e = torch.exp2(p.logits() * LOG2E - shift)
+def exp_sums(p: Problem, shift_log2: float, shape: tuple[int, int]) -> dict[str, Tensor]:
+    """Partial sums and maxima of ``exp2(z_log2 - shift_log2)`` over blocks of ``shape`` (rows, columns)."""
+    e = torch.exp2(p.logits() * LOG2E - shift_log2)
     rows, cols = _parts(e, shape[1], 1), _parts(e, shape[0], 0)
     return {"row_sum": rows.sum(-1), "col_sum": cols.sum(-1), "row_max": rows.amax(-1), "col_max": cols.amax(-1)}
 
 
-def softmax_weights(p: Problem, shift: float) -> Tensor:
-    e = torch.exp2(p.logits() * LOG2E - shift)
+def softmax_weights(p: Problem, shift_log2: float) -> Tensor:
+    e = torch.exp2(p.logits() * LOG2E - shift_log2)
     return p.weighted(e * (p.u.double().unsqueeze(1) + p.v.double()))
 
 
 def sigmoid(p: Problem, bias: float, shape: tuple[int, int]) -> dict[str, Tensor]:
     z = p.logits() + bias
-    weights = z.sigmoid() if p.row_weight is None else z.sigmoid() * p.row_weight.double().unsqueeze(1)
+    weights = z.sigmoid() if p.upstream is None else z.sigmoid() * p.upstream.double().unsqueeze(1)
     softplus = z.clamp_min(0) + torch.log1p(torch.exp(-z.abs()))
     return {
         "row_loss": _parts(softplus, shape[1], 1).sum(-1),
-        "row_weight_sum": _parts(z.sigmoid(), shape[1], 1).sum(-1),
+        "row_sigmoid_sum": _parts(z.sigmoid(), shape[1], 1).sum(-1),
         "out": p.weighted(weights),
     }
 

@@ -48,24 +48,24 @@ class Machine:
     def shape(self, dtype: torch.dtype) -> tuple[int, int]:
         return (128, 256) if self.capability == 90 and dtype != torch.float32 else (128, 128)
 
-    def exp_sums(self, p: Problem, shift: float, vectors: bool = True) -> dict[str, Tensor]:
+    def exp_sums(self, p: Problem, shift_log2: float, vectors: bool = True) -> dict[str, Tensor]:
         (bm, bn), m, n = self.shape(p.rows.dtype), p.rows.shape[0], p.cols.shape[0]
         row, col = _poison(blocks(n, bn), m), _poison(blocks(m, bm), n)
         out = {"row_sum": row, "col_sum": col, "row_max": row.clone(), "col_max": col.clone()} if vectors else {"row_sum": row}
-        p = _times_log2e(p)
-        return self._run("exp_sums", p, {"scalar": _scalar(shift)}, {f"out_{name}": x for name, x in out.items()})
+        p = _in_base2(p)
+        return self._run("exp_sums", p, {"scalar": _scalar(shift_log2)}, {f"out_{name}": x for name, x in out.items()})
 
-    def softmax_weights(self, p: Problem, shift: float, padding: int = 0) -> Tensor:
+    def softmax_weights(self, p: Problem, shift_log2: float, padding: int = 0) -> Tensor:
         out = _poison(p.rows.shape[0], p.cols.shape[0] + padding, dtype=p.rows.dtype)
-        inputs = {"scalar": _scalar(shift), "u": p.u, "v": p.v}
-        return self._run("softmax_weights", _times_log2e(p), inputs, {"out": out})["out"]
+        inputs = {"scalar": _scalar(shift_log2), "u": p.u, "v": p.v}
+        return self._run("softmax_weights", _in_base2(p), inputs, {"out": out})["out"]
 
     def sigmoid(self, p: Problem, bias: float, padding: int = 0, gradients: bool = True) -> dict[str, Tensor]:
         (_, bn), m, n = self.shape(p.rows.dtype), p.rows.shape[0], p.cols.shape[0]
         out = {"out_row_loss": _poison(blocks(n, bn), m)}
         if gradients:
-            out |= {"out_row_weight_sum": _poison(blocks(n, bn), m), "out": _poison(m, n + padding, dtype=p.rows.dtype)}
-        inputs = {"scalar": _scalar(bias), "row_weight": p.row_weight}
+            out |= {"out_row_sigmoid_sum": _poison(blocks(n, bn), m), "out": _poison(m, n + padding, dtype=p.rows.dtype)}
+        inputs = {"scalar": _scalar(bias), "upstream": p.upstream}
         return self._run("sigmoid", p, inputs, out)
 
     def _run(self, operation: str, p: Problem, inputs: Arrays, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -78,8 +78,9 @@ class Machine:
             "excluded_per_row": p.excluded.shape[1], "out_stride": outputs["out"].stride(0) * size if "out" in outputs else 0,
         }  # fmt: skip
         arrays = {
-            "rows": p.rows, "cols": p.cols, "row_factor": p.row_factor, "col_factor": p.col_factor, "row_inner": p.row_inner,
-            "col_inner": None if p.row_inner is None else p.col_factor, "excluded": p.excluded, **inputs, **outputs,
+            "rows": p.rows, "cols": p.cols, "row_scale": p.row_scale, "col_inverse_norm": p.col_inverse_norm,
+            "row_inner": p.row_inner, "col_inner": None if p.row_inner is None else p.col_inverse_norm,
+            "excluded": p.excluded, **inputs, **outputs,
         }  # fmt: skip
         request = b"".join(f"int {name} {value}\n".encode() for name, value in integers.items())
         request += b"".join(_packed(name, x) for name, x in arrays.items() if x is not None)
@@ -100,8 +101,9 @@ def _poison(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.full(shape, math.nan, dtype=dtype)
 
 
-def _times_log2e(p: Problem) -> Problem:
-    return Problem(**{**vars(p), "row_factor": p.row_factor / math.log(2)})
+def _in_base2(p: Problem) -> Problem:
+    """The same problem with ``row_scale_log2`` for ``row_scale``."""
+    return Problem(**{**vars(p), "row_scale": p.row_scale / math.log(2)})
 
 
 def _packed(name: str, x: Tensor) -> bytes:

@@ -43,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
     command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder / "objects")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return Build(next((folder / "clipfast").glob("_cuda*.so")), done.stdout + done.stderr)
+    return Build(next(folder.rglob("_cuda*.so")), done.stdout + done.stderr)
 
 
 def resources(log: str) -> list[tuple[str, str, int, int]]:
@@ -108,17 +108,24 @@ def _python(code: str, *arguments: str) -> str:
 def test_the_extension_loads_without_a_gpu(built: Build) -> None:
     code = """
 import sys, pathlib, torch
-from clipfast import native
+from clipfast.backends import cuda_kernels, native
+from clipfast.kernels.launch_records import Inner, Scores
 print(native.load_error("cuda", pathlib.Path(sys.argv[1])))
 print([list(torch.ops.clipfast_cuda.tile_shape(*key)) for key in ((80, 2), (90, 2), (90, 4), (100, 2))])
 x = torch.zeros(4, 8)
-try:
-    torch.ops.clipfast_cuda.exp_sums(x, x, x, None, x, x, 0, x, None, None, None)
-except NotImplementedError as error:
-    print("CPU" in str(error))
+scores, inner = Scores(x, x, x, None, x, 0), Inner(None, None)
+for launcher, own in (
+    (cuda_kernels.exp_sums, (x, x, None, None, None)),
+    (cuda_kernels.softmax_weights, (x, x, x, inner, x)),
+    (cuda_kernels.sigmoid, (x, None, inner, x, None, None)),
+):
+    try:
+        launcher(scores, *own)
+    except NotImplementedError as error:  # the arguments fit the operator's schema, and it has no kernel for the CPU
+        print("CPU" in str(error))
 """
     lines = _python(code, str(built.library.parent)).splitlines()
-    assert lines == ["None", "[[128, 128], [128, 256], [128, 128], [128, 128]]", "True"]
+    assert lines == ["None", "[[128, 128], [128, 256], [128, 128], [128, 128]]", "True", "True", "True"]
 
 
 def test_a_missing_extension_says_how_to_get_it(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipfast.backends import native
+from clipfast.backends import cuda_kernels, native
+from clipfast.kernels.launch_records import Inner, Scores
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "csrc"))
 
@@ -33,9 +34,7 @@ LARGE = [Case(1000, 3001, d, dtype, excluded=2) for d in (64, 512, 776) for dtyp
 
 
 def _shape(p: Problem) -> tuple[int, int]:
-    major, minor = torch.cuda.get_device_capability()
-    rows, cols = torch.ops.clipfast_cuda.tile_shape(major * 10 + minor, p.rows.element_size())
-    return rows, cols
+    return cuda_kernels.block_shape(p.rows.cuda())
 
 
 def _gpu(x: Tensor | None) -> Tensor | None:
@@ -47,8 +46,14 @@ def _gpu(x: Tensor | None) -> Tensor | None:
     return wide[:, : x.shape[1]]
 
 
-def _inner(p: Problem) -> tuple[Tensor | None, Tensor | None]:
-    return _gpu(p.row_inner), None if p.row_inner is None else _gpu(p.col_factor)
+def _scores(p: Problem, log2: bool = False) -> Scores:
+    rows, cols, row_scale, excluded = _gpu(p.rows), _gpu(p.cols), _gpu(p.row_scale), _gpu(p.excluded)
+    row_scale = row_scale / math.log(2) if log2 else row_scale
+    return Scores(rows, cols, row_scale, _gpu(p.col_inverse_norm), excluded, p.first_col)
+
+
+def _inner(p: Problem) -> Inner:
+    return Inner(_gpu(p.row_inner), None if p.row_inner is None else _gpu(p.col_inverse_norm))
 
 
 def _scalar(x: float) -> Tensor:
@@ -62,37 +67,29 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 class ExpSums:
     """One call's tensors, so that it can be repeated, captured, or moved to another stream."""
 
-    def __init__(self, p: Problem, shift: float) -> None:
+    def __init__(self, p: Problem, shift_log2: float) -> None:
         (bm, bn), m, n = _shape(p), p.rows.shape[0], p.cols.shape[0]
-        self.inputs = (
-            _gpu(p.rows), _gpu(p.cols), _gpu(p.row_factor / math.log(2)), _gpu(p.col_factor), _gpu(p.excluded), _scalar(shift),
-        )  # fmt: skip
-        self.first_col = p.first_col
+        self.scores, self.shift_log2 = _scores(p, log2=True), _scalar(shift_log2)
         row, col = _empty(blocks(n, bn), m), _empty(blocks(m, bm), n)
         self.out = {"row_sum": row, "col_sum": col, "row_max": row.clone(), "col_max": col.clone()}
 
     def __call__(self) -> dict[str, Tensor]:
-        torch.ops.clipfast_cuda.exp_sums(*self.inputs, self.first_col, *self.out.values())
+        cuda_kernels.exp_sums(self.scores, self.shift_log2, *self.out.values())
         return self.out
 
 
-def _softmax_weights(p: Problem, shift: float, padding: int = 0) -> Tensor:
+def _softmax_weights(p: Problem, shift_log2: float, padding: int = 0) -> Tensor:
     wide = _empty(p.rows.shape[0], p.cols.shape[0] + padding, dtype=p.rows.dtype)
-    torch.ops.clipfast_cuda.softmax_weights(
-        _gpu(p.rows), _gpu(p.cols), _gpu(p.row_factor / math.log(2)), _gpu(p.col_factor), *_inner(p), _gpu(p.excluded),
-        _scalar(shift), _gpu(p.u), _gpu(p.v), p.first_col, wide[:, : p.cols.shape[0]],
-    )  # fmt: skip
+    out = wide[:, : p.cols.shape[0]]
+    cuda_kernels.softmax_weights(_scores(p, log2=True), _scalar(shift_log2), p.u.cuda(), p.v.cuda(), _inner(p), out)
     return wide.cpu()
 
 
 def _sigmoid(p: Problem, bias: float, padding: int = 0) -> dict[str, Tensor]:
     (_, bn), m, n = _shape(p), p.rows.shape[0], p.cols.shape[0]
-    out = {"row_loss": _empty(blocks(n, bn), m), "row_weight_sum": _empty(blocks(n, bn), m)}
+    out = {"row_loss": _empty(blocks(n, bn), m), "row_sigmoid_sum": _empty(blocks(n, bn), m)}
     wide = _empty(m, n + padding, dtype=p.rows.dtype)
-    torch.ops.clipfast_cuda.sigmoid(
-        _gpu(p.rows), _gpu(p.cols), _gpu(p.row_factor), _gpu(p.col_factor), *_inner(p), _gpu(p.excluded), _scalar(bias),
-        _gpu(p.row_weight), p.first_col, *out.values(), wide[:, :n],
-    )  # fmt: skip
+    cuda_kernels.sigmoid(_scores(p), _scalar(bias), _gpu(p.upstream), _inner(p), *out.values(), wide[:, :n])
     return {name: x.cpu() for name, x in (out | {"out": wide}).items()}
 
 
@@ -116,7 +113,7 @@ def test_sigmoid(case: Case) -> None:
     p = problem(case)
     got, want = _sigmoid(p, -10.0, case.padding), cases.sigmoid(p, -10.0, _shape(p))
     assert relative(got["row_loss"], want["row_loss"]) < SLACK * logit_error(case)
-    assert relative(got["row_weight_sum"], want["row_weight_sum"]) < SLACK * logit_error(case)
+    assert relative(got["row_sigmoid_sum"], want["row_sigmoid_sum"]) < SLACK * logit_error(case)
     check_weights(case, got["out"], want["out"], SLACK)
 
 
@@ -177,15 +174,15 @@ def test_offsets_beyond_32_bits() -> None:
     rows[-200:] = p.rows.cuda()
     out = torch.empty(m, n, dtype=torch.bfloat16, device="cuda")
     whole = [torch.zeros(m, dtype=dtype, device="cuda") for dtype in (torch.float64, torch.float32, torch.float32)]
-    for vector, part in zip(whole, (p.row_factor / math.log(2), p.row_inner, p.u), strict=True):
+    for vector, part in zip(whole, (p.row_scale / math.log(2), p.row_inner, p.u), strict=True):
         assert part is not None
         vector[-200:] = part.cuda()
     excluded = torch.full((m, 1), -1, dtype=torch.int64, device="cuda")
     excluded[-200:] = p.excluded.cuda()
-    torch.ops.clipfast_cuda.softmax_weights(
-        rows, p.cols.cuda(), whole[0], _gpu(p.col_factor), whole[1], _gpu(p.col_factor), excluded, _scalar(0.0), whole[2],
-        p.v.cuda(), 0, out,
-    )  # fmt: skip
+    row_scale_log2, row_inner, u = whole
+    col_inverse_norm = _gpu(p.col_inverse_norm)
+    scores = Scores(rows, p.cols.cuda(), row_scale_log2, col_inverse_norm, excluded, 0)
+    cuda_kernels.softmax_weights(scores, _scalar(0.0), u, p.v.cuda(), Inner(row_inner, col_inverse_norm), out)
     check_weights(case, out[-200:].cpu(), cases.softmax_weights(p, 0.0), SLACK)
 
 
@@ -201,6 +198,6 @@ def test_offsets_beyond_32_bits() -> None:
 )
 def test_features_that_cannot_be_served(change, message: str) -> None:
     call = ExpSums(problem(Case(130, 140, 16, "bf16")), 0.0)
-    rows, cols, *rest = call.inputs
+    call.scores = call.scores._replace(rows=change(call.scores.rows), cols=change(call.scores.cols))
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.clipfast_cuda.exp_sums(change(rows), change(cols), *rest, 0, *call.out.values())
+        call()

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from clipfast.kernels import exact_lse, exact_weights, exp_sums, finish_rows, paired_dots, row_norms, sigmoid, softmax_weights
-from clipfast.kernels.block_sizes import block_for
+from clipfast.kernels.block_sizes import candidates
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}
 INTS = {
@@ -37,9 +37,10 @@ INTS = {
     "stride",
 }
 DOUBLES = {
-    "row_factor", "shift", "bias", "coef", "projection", "alpha", "scale", "dots", "norm", "inverse", "row_lse", "col_lse",
-    "row_share", "col_share", "lse", "best",
+    "row_scale", "row_scale_log2", "shift_log2", "bias", "positive_pull", "projection", "alpha", "scale", "dots", "norm",
+    "inverse_norm", "row_lse", "col_lse", "row_upstream", "col_upstream", "lse",
 }  # fmt: skip
+EXACT_DOUBLES = {"col_inverse_norm", "row_max"}  # float32 in the other kernels
 INSTRUCTIONS = ("HMMA", "HGMMA", "UTCHMMA", "UTCQMMA", "UTMALDG", "LDGSTS", "DMMA", "UTCOMMA")
 
 
@@ -54,16 +55,16 @@ def signature(kernel: Any, dtype: str, tma: bool, absent: tuple[str, ...], const
             found[name] = "i32"
         elif name in ("excluded", "partner"):
             found[name] = "*i64"
-        elif name == "lost":
+        elif name == "underflowed":
             found[name] = "*i1"
         elif name in ("rows", "cols") and tma:
             side = constants["BM" if name == "rows" else "BN"]
             found[name] = f"tensordesc<{element}[{side},{constants['BK']}]>"
-        elif name in ("rows", "cols", "out", "x", "y") and not (name == "out" and kernel is paired_dots.paired_dots_kernel):
+        elif name in ("rows", "cols", "out", "x", "y"):
             found[name] = f"*{element}"
         elif name == "eps":
             found[name] = "fp32"
-        elif name in DOUBLES or name == "out" or (name == "col_factor" and "exact" in kernel.__name__):
+        elif name in DOUBLES or (name in EXACT_DOUBLES and "exact" in kernel.__name__):
             found[name] = "*fp64"
         else:
             found[name] = "*fp32"
@@ -72,7 +73,7 @@ def signature(kernel: Any, dtype: str, tma: bool, absent: tuple[str, ...], const
 
 def tile_constants(arch: int, dtype: str, tma: bool) -> tuple[dict[str, Any], dict[str, int]]:
     precision = "tf32" if dtype == "tf32" else "ieee"
-    block = block_for(arch // 10, TYPES[dtype], precision)
+    block = candidates(arch // 10, TYPES[dtype], precision)[0]
     constants = {
         "EXCLUDED": 1, "TMA": tma, "PRECISION": precision, "SPLIT": dtype in ("fp32", "tf32"), "BM": block.rows,
         "BN": block.cols, "BK": block.depth(TYPES[dtype].itemsize), "GROUP": block.group,
@@ -86,9 +87,9 @@ def cases(arch: int) -> Any:
         for tma in [False, True] if arch >= 90 else [False]:
             constants, options = tile_constants(arch, dtype, tma)
             for kernel, absent in (
-                (exp_sums.exp_sums_kernel, ("row_best", "col_best")),
+                (exp_sums.exp_sums_kernel, ("row_max", "col_max")),
                 (softmax_weights.softmax_weights_kernel, ()),
-                (sigmoid.sigmoid_kernel, ("row_weight",)),
+                (sigmoid.sigmoid_kernel, ("upstream",)),
             ):
                 yield kernel, dtype, tma, absent, constants, options
     side = exact_lse.SIDE

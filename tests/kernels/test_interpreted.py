@@ -23,9 +23,8 @@ from helpers import (
 )  # fmt: skip
 
 import clipfast
-from clipfast.backends.registry import interpreted
-from clipfast.kernels import block_sizes as config
-from clipfast.kernels import launch
+from clipfast.backends.triton_backend import interpreted
+from clipfast.kernels import block_sizes, tile_launch
 from clipfast.kernels.block_sizes import Block
 
 pytestmark = [
@@ -37,7 +36,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 32 x 16, so that small matrices have several of them, whole and ragged."""
-    monkeypatch.setattr(config, "SAFE", Block(32, 16, 32, stages=1, warps=4, group=2))
+    monkeypatch.setattr(block_sizes, "SAFE", Block(32, 16, 32, stages=1, warps=4, group=2))
 
 
 SIZES = [(1, 3), (2, 1), (5, 17), (33, 8), (70, 40)]
@@ -153,11 +152,11 @@ def test_loads_by_descriptor_where_rows_are_aligned(
     loss: Loss, d: int, loads: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """As on Hopper: TMA for rows of 48 bytes, pointers for rows of 40."""
-    monkeypatch.setattr(launch, "capability", lambda device: (9, 0))
-    monkeypatch.setitem(config.TABLE, 9, Block(32, 16, 32, stages=1, warps=4, group=2))
+    monkeypatch.setattr(block_sizes, "capability", lambda device: (9, 0))
+    monkeypatch.setitem(block_sizes.TABLE, 9, (Block(32, 16, 32, stages=1, warps=4, group=2),))
     described = []
-    original = launch.descriptor
-    monkeypatch.setattr(launch, "descriptor", lambda *args: described.append(args) or original(*args))
+    original = tile_launch.descriptor
+    monkeypatch.setattr(tile_launch, "descriptor", lambda *args: described.append(args) or original(*args))
     a, b = (x.bfloat16() for x in random_pairs(loss.pairs(50), d))
     got, want = run(loss, a, b, 14.3, backend="triton"), exact(loss, a, b, 14.3)
     assert error(got.value, want.value) < 1e-6

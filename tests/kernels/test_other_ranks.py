@@ -13,7 +13,7 @@ from distributed_cases import LOSSES, STRATEGIES, Batch, Call
 from helpers import CLIP, SIGLIP, error, small_tiles
 from processes import run_processes
 
-from clipfast.backends.registry import interpreted
+from clipfast.backends.triton_backend import interpreted
 
 pytestmark = [
     pytest.mark.skipif(not interpreted(), reason="a GPU is here: tests/gpu runs the compiled kernels"),
@@ -27,10 +27,10 @@ def test_two_processes(tmp_path: Path) -> None:
 
 def two_processes(rank: int) -> None:
     os.environ["TRITON_INTERPRET"] = "1"
-    from clipfast.kernels import block_sizes as config
+    from clipfast.kernels import block_sizes
     from clipfast.kernels.block_sizes import Block
 
-    config.SAFE = Block(32, 16, 32, stages=1, warps=4, group=2)
+    block_sizes.SAFE = Block(32, 16, 32, stages=1, warps=4, group=2)
     with small_tiles(32):
         for loss, strategy in itertools.product(LOSSES, STRATEGIES):
             near(Call(loss, 14.3, torch.float32), Batch.of((9, 36), d=8), rank, strategy, 1e-5)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import triton
 from torch import Tensor
 
-BLOCK = 4
+ROWS = 4  # of one program
 
 
 def row_blocks(x: Tensor) -> tuple[tuple[int], dict[str, int]]:
     """The grid over ``x`` (R, D), and the kernel's block sizes."""
-    return (triton.cdiv(x.shape[0], BLOCK),), {"B": BLOCK, "BK": min(1024, triton.next_power_of_2(x.shape[1]))}
+    return (triton.cdiv(x.shape[0], ROWS),), {"B": ROWS, "BK": min(1024, triton.next_power_of_2(x.shape[1]))}

@@ -1,12 +1,15 @@
-"""What the tile kernels share: which block a program takes, its dot products, its logits, and what is no pair."""
+"""The parts that tile kernels are made of: a program's block, its dot products, its logits, and the mask of excluded pairs."""
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def place(m, n, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
-    """The program's block of rows and of columns, GROUP blocks of rows at a time, so that the columns stay in L2."""
+def block_of_program(m, n, BM: tl.constexpr, BN: tl.constexpr, GROUP: tl.constexpr):
+    """This program's block of rows and block of columns.
+
+    Programs go through GROUP blocks of rows at a time, so that the columns stay in L2.
+    """
     blocks_m, blocks_n = tl.cdiv(m, BM), tl.cdiv(n, BN)
     program = tl.program_id(0)
     first = program // (GROUP * blocks_n) * GROUP
@@ -43,16 +46,21 @@ def dots(
 
 
 @triton.jit
-def logits(acc, row_factor, col_factor, add, row0, col0, m, n, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr):
-    """``row_factor[:, None] * col_factor * acc + add``; SPLIT the float64 factor in two floats, so that it rounds nothing."""
+def logits(
+    acc, row_scale, col_inverse_norm, add, row0, col0, m, n, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr
+):  # fmt: skip
+    """``row_scale[:, None] * col_inverse_norm * acc + add``, in the units of ``row_scale``.
+
+    SPLIT takes the float64 scale as two floats, so that a large scale adds no rounding of its own.
+    """
     i, j = row0 + tl.arange(0, BM), col0 + tl.arange(0, BN)
-    factor = tl.load(row_factor + i, mask=i < m, other=0.0)
-    high = factor.to(tl.float32)
+    scale = tl.load(row_scale + i, mask=i < m, other=0.0)
+    high = scale.to(tl.float32)
     x = acc
-    if col_factor is not None:
-        x = x * tl.load(col_factor + j, mask=j < n, other=0.0)[None, :]
+    if col_inverse_norm is not None:
+        x = x * tl.load(col_inverse_norm + j, mask=j < n, other=0.0)[None, :]
     if SPLIT:
-        low = (factor - high.to(tl.float64)).to(tl.float32)
+        low = (scale - high.to(tl.float64)).to(tl.float32)
         z = x * high[:, None] + (x * low[:, None] + add)
     else:
         z = x * high[:, None] + add
@@ -63,7 +71,7 @@ def logits(acc, row_factor, col_factor, add, row0, col0, m, n, BM: tl.constexpr,
 def cleared(
     x, value, excluded, row0, col0, first_col, m, n, BM: tl.constexpr, BN: tl.constexpr, EXCLUDED: tl.constexpr
 ):  # fmt: skip
-    """``x`` with ``value`` outside the matrix and at excluded pairs; most blocks have neither and are left alone."""
+    """``x`` with ``value`` outside the tile and at excluded pairs. Most blocks have neither and skip the comparisons."""
     i, j = row0 + tl.arange(0, BM), col0 + tl.arange(0, BN)
     inside_row, inside_col = i < m, j < n
     column = tl.load(excluded + i.to(tl.int64) * EXCLUDED, mask=inside_row, other=-1) - first_col
