@@ -39,4 +39,4 @@ bench: setup
 	$(BIN)/python -m clipfast bench --sizes 1024,4096,8192,16384 --json benchmarks/results/latest.json --plot benchmarks/results/latest.png
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache clipfast/backends/*.so
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache clipfast/compute/*.so

@@ -115,11 +115,11 @@ def extensions() -> dict:
     modules = []
     if WANTED["cpu"] != "0":
         modules.append(
-            CppExtension("clipfast.backends._cpu", CPU_SOURCES, extra_compile_args={"cxx": CPU_FLAGS}, py_limited_api=True)
+            CppExtension("clipfast.compute._cpu", CPU_SOURCES, extra_compile_args={"cxx": CPU_FLAGS}, py_limited_api=True)
         )
     if wants_cuda(torch.version.cuda):
         # Only the .cpp is named as a source: at the sight of a .cu, torch's helper insists on a CUDA build of torch.
-        modules.append(Extension("clipfast.backends._cuda", CUDA_SOURCES[-1:], depends=CUDA_SOURCES, py_limited_api=True))
+        modules.append(Extension("clipfast.compute._cuda", CUDA_SOURCES[-1:], depends=CUDA_SOURCES, py_limited_api=True))
     return {"ext_modules": modules, "cmdclass": {"build_ext": build_command()}}
 
 
@@ -133,7 +133,7 @@ def build_command() -> type:
                 super().run()
             except Exception as error:  # a missing or failing compiler raises many kinds
                 for kind in ("cpu", "cuda"):
-                    if any(e.name == f"clipfast.backends._{kind}" for e in self.extensions):
+                    if any(e.name == f"clipfast.compute._{kind}" for e in self.extensions):
                         give_up(kind, error)
                 self.extensions = []
 

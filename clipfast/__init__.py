@@ -6,7 +6,7 @@ The names of the model package are imported when they are first used: the losses
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from clipfast.backends.registry import backends
+from clipfast.compute.registry import backends
 from clipfast.losses import ClipLoss, ClipStats, SigLipLoss, clip_loss, info_nce_loss, nt_xent_loss, siglip_loss
 from clipfast.version import __version__ as __version__
 

@@ -37,7 +37,7 @@ ROOMS: list[Room] = [
     "text",
     "losses",
     "operators",
-    "backends",
+    "compute",
     "kernels",
     "sweep",
     "distributed",

@@ -54,7 +54,7 @@ def exact_weights(scores: Scores, shift_log2: torch.Tensor, lines: ExactLines, i
     m, n = out.shape
     programs = min(1024, triton.cdiv(m, SIDE) * triton.cdiv(n, SIDE))  # few, since they seldom have anything to do
     exact_weights_kernel[(programs,)](
-        rows, cols, row_scale, col_inverse_norm, excluded, shift_log2, lines.row_lse, lines.col_lse, lines.row_upstream, lines.col_upstream, *inner, out, out.stride(0), m, n,
-        rows.shape[1], rows.stride(0), cols.stride(0), first_col, EXCLUDED=excluded.shape[1], BM=SIDE, BN=SIDE, BK=SIDE,
-        num_warps=4,
+        rows, cols, row_scale, col_inverse_norm, excluded, shift_log2, lines.row_lse, lines.col_lse, lines.row_upstream,
+        lines.col_upstream, *inner, out, out.stride(0), m, n, rows.shape[1], rows.stride(0), cols.stride(0), first_col,
+        EXCLUDED=excluded.shape[1], BM=SIDE, BN=SIDE, BK=SIDE, num_warps=4,
     )  # fmt: skip

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipfast.backends.registry import backends
 from clipfast.common.dtypes import compute_dtype
+from clipfast.compute.registry import backends
 from clipfast.losses.declaration import named
 
 LossOfScale = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipfast.backends.gemm import OneDnnGemm, cpu_gemm
 from clipfast.bench.cases import Case, LossOfScale, cases, features
 from clipfast.common.dtypes import compute_dtype
 from clipfast.common.limits import DEFAULT_WORKSPACE_BYTES
+from clipfast.compute.gemm import OneDnnGemm, cpu_gemm
 from clipfast.losses.declaration import named
 
 STATUS = Path("/proc/self/status")

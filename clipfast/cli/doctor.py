@@ -6,10 +6,10 @@ import platform
 
 import torch
 
-from clipfast.backends import native
-from clipfast.backends.gemm import cpu_gemm
-from clipfast.backends.registry import AUTO, backends, resolve
 from clipfast.common.limits import DEFAULT_WORKSPACE_BYTES, limits
+from clipfast.compute import native
+from clipfast.compute.gemm import cpu_gemm
+from clipfast.compute.registry import AUTO, backends, resolve
 from clipfast.version import __version__
 
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipfast.backends.gemm import TorchGemm, cpu_gemm
 from clipfast.common.dtypes import compute_dtype
 from clipfast.common.limits import DEFAULT_WORKSPACE_BYTES
+from clipfast.compute.gemm import TorchGemm, cpu_gemm
 from clipfast.losses import arguments as checks
 from clipfast.sweep.schedule import Budget, strips
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clipfast.backends import native
-from clipfast.backends.registry import AUTO, checked
 from clipfast.common.limits import limits
+from clipfast.compute import native
+from clipfast.compute.registry import AUTO, checked
 from clipfast.losses import arguments, dense
 from clipfast.losses.declaration import Loss
 from clipfast.losses.options import Checked

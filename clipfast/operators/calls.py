@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clipfast.backends.registry import resolve
 from clipfast.common.dtypes import FLOATS
+from clipfast.compute.registry import resolve
 from clipfast.distributed.exchange import Exchange
 from clipfast.operators.connection import connect
 from clipfast.operators.record import Inputs, Options, Saved

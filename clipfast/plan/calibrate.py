@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from clipfast.backends.gemm import cpu_gemm
 from clipfast.bench.cases import features, fused
 from clipfast.bench.measure import available_bytes, product_rates, step
 from clipfast.common.limits import limits
+from clipfast.compute.gemm import cpu_gemm
 from clipfast.plan import operations
 from clipfast.plan.machine import MEASURED, Machine
 from clipfast.plan.problem import Problem

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clipfast.backends.gemm import cpu_gemm
-from clipfast.backends.torch_backend import ROWS_AT_ONCE
+from clipfast.compute.gemm import cpu_gemm
+from clipfast.compute.torch_backend import ROWS_AT_ONCE
 from clipfast.distributed.blocks import blocks
 from clipfast.plan.bytes_sent import column_bytes
 from clipfast.plan.problem import Problem

@@ -13,13 +13,13 @@ import torch
 from typer.testing import CliRunner
 
 import clipfast
-from clipfast.backends import native
-from clipfast.backends.registry import backends
 from clipfast.bench.bench_report import write_json, write_picture
 from clipfast.bench.cases import cases
 from clipfast.bench.measure import compare
 from clipfast.cli import doctor
 from clipfast.cli.app import app
+from clipfast.compute import native
+from clipfast.compute.registry import backends
 from clipfast.losses.declaration import LOSSES
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from clipfast.backends import native
+from clipfast.compute import native
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ("exp_sums_kernel", "softmax_weights_kernel", "sigmoid_kernel")
@@ -108,7 +108,7 @@ def _python(code: str, *arguments: str) -> str:
 def test_the_extension_loads_without_a_gpu(built: Build) -> None:
     code = """
 import sys, pathlib, torch
-from clipfast.backends import cuda_kernels, native
+from clipfast.compute import cuda_kernels, native
 from clipfast.kernels.launch_records import Inner, Scores
 print(native.load_error("cuda", pathlib.Path(sys.argv[1])))
 print([list(torch.ops.clipfast_cuda.tile_shape(*key)) for key in ((80, 2), (90, 2), (90, 4), (100, 2))])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 import clipfast
-from clipfast.backends.torch_backend import TorchTiles
+from clipfast.compute.torch_backend import TorchTiles
 from clipfast.distributed.traffic import counted
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipfast.backends import cuda_kernels, native
+from clipfast.compute import cuda_kernels, native
 from clipfast.kernels.launch_records import Inner, Scores
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "csrc"))

@@ -22,8 +22,8 @@ from helpers import (
 from helpers import run as run_on_cpu
 
 import clipfast
-from clipfast.backends.backend_declaration import Query
-from clipfast.backends.registry import BACKENDS as DECLARED
+from clipfast.compute.backend_declaration import Query
+from clipfast.compute.registry import BACKENDS as DECLARED
 
 BACKENDS = ["triton", "cuda"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)

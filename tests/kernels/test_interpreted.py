@@ -23,7 +23,7 @@ from helpers import (
 )  # fmt: skip
 
 import clipfast
-from clipfast.backends.triton_backend import interpreted
+from clipfast.compute.triton_backend import interpreted
 from clipfast.kernels import block_sizes, tile_launch
 from clipfast.kernels.block_sizes import Block
 

@@ -13,7 +13,7 @@ from distributed_cases import LOSSES, STRATEGIES, Batch, Call
 from helpers import CLIP, SIGLIP, error, small_tiles
 from processes import run_processes
 
-from clipfast.backends.triton_backend import interpreted
+from clipfast.compute.triton_backend import interpreted
 
 pytestmark = [
     pytest.mark.skipif(not interpreted(), reason="a GPU is here: tests/gpu runs the compiled kernels"),

@@ -9,12 +9,12 @@ import torch
 from helpers import CLIP, HALF, LOSSES, NEEDS_EXTENSION, NT_XENT, SIGLIP, SWEEPS, Loss, each_loss, error, random_pairs
 
 import clipfast
-from clipfast.backends import native, triton_backend
-from clipfast.backends.backend_declaration import Query
-from clipfast.backends.cpu_backend import CPU
-from clipfast.backends.cuda_backend import CUDA
-from clipfast.backends.registry import AUTO, choose, resolve
-from clipfast.backends.triton_backend import TRITON
+from clipfast.compute import native, triton_backend
+from clipfast.compute.backend_declaration import Query
+from clipfast.compute.cpu_backend import CPU
+from clipfast.compute.cuda_backend import CUDA
+from clipfast.compute.registry import AUTO, choose, resolve
+from clipfast.compute.triton_backend import TRITON
 from clipfast.losses.clip import CLIP as DECLARED
 from clipfast.losses.dispatch import REFERENCE, SINGLE, Call, route
 from clipfast.losses.options import checked

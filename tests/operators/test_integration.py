@@ -24,7 +24,7 @@ from helpers import (
 )
 from torch import Tensor
 
-from clipfast.backends import native
+from clipfast.compute import native
 
 EVERY = pytest.mark.parametrize("backend", [*SWEEPS, "reference"])
 

@@ -22,7 +22,7 @@ from helpers import (
 )  # fmt: skip
 
 import clipfast
-from clipfast.backends import widening
+from clipfast.compute import widening
 from clipfast.operators import single
 
 pytestmark = NEEDS_EXTENSION

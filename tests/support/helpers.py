@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import clipfast
-from clipfast.backends.registry import backend as backend_named
 from clipfast.common.limits import using
+from clipfast.compute.registry import backend as backend_named
 from clipfast.sweep import exact as exact_path
 
 HALF = (torch.bfloat16, torch.float16)

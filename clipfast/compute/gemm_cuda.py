@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from clipfast.backends.gemm import TorchGemm
+from clipfast.compute.gemm import TorchGemm
 
 
 class DeviceGemm(TorchGemm):

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipfast.backends.backend_declaration import Declaration, Query
-from clipfast.backends.gemm_cuda import DeviceGemm
+from clipfast.compute.backend_declaration import Declaration, Query
+from clipfast.compute.gemm_cuda import DeviceGemm
 from clipfast.kernels.launch_records import Inner, Scores
 from clipfast.sweep.pairs import Pairs
 from clipfast.sweep.row_operations import RowFinish

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipfast.backends.backend_declaration import Declaration
-from clipfast.backends.gemm import TorchGemm
-from clipfast.backends.widening import widened
 from clipfast.common.dtypes import compute_dtype
+from clipfast.compute.backend_declaration import Declaration
+from clipfast.compute.gemm import TorchGemm
+from clipfast.compute.widening import widened
 from clipfast.sweep.exact import fill_excluded
 from clipfast.sweep.lines import LN2
 from clipfast.sweep.pairs import Pairs

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipfast.backends import cuda_kernels, native
-from clipfast.backends.backend_declaration import Declaration, Query
-from clipfast.backends.triton_backend import TileKernels, TritonRows, triton_with, why_not_triton
+from clipfast.compute import cuda_kernels, native
+from clipfast.compute.backend_declaration import Declaration, Query
+from clipfast.compute.triton_backend import TileKernels, TritonRows, triton_with, why_not_triton
 from clipfast.sweep.tile_operations import Backend
 
 

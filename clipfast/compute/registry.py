@@ -7,11 +7,11 @@ from functools import cache
 
 from torch import Tensor
 
-from clipfast.backends.backend_declaration import Declaration, Query
-from clipfast.backends.cpu_backend import CPU
-from clipfast.backends.cuda_backend import CUDA
-from clipfast.backends.torch_backend import TORCH
-from clipfast.backends.triton_backend import TRITON
+from clipfast.compute.backend_declaration import Declaration, Query
+from clipfast.compute.cpu_backend import CPU
+from clipfast.compute.cuda_backend import CUDA
+from clipfast.compute.torch_backend import TORCH
+from clipfast.compute.triton_backend import TRITON
 from clipfast.sweep.tile_operations import Backend
 
 log = logging.getLogger("clipfast")

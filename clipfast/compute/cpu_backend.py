@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from clipfast.backends import native
-from clipfast.backends.backend_declaration import Declaration, Query
-from clipfast.backends.gemm import cpu_gemm
-from clipfast.backends.torch_backend import TorchRows
+from clipfast.compute import native
+from clipfast.compute.backend_declaration import Declaration, Query
+from clipfast.compute.gemm import cpu_gemm
+from clipfast.compute.torch_backend import TorchRows
 from clipfast.sweep.pairs import Pairs
 from clipfast.sweep.row_operations import ProductOperations, RowFinish
 from clipfast.sweep.schedule import Tile
