@@ -12,10 +12,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from clipfast.operators.record import LossOperators
+from clipfast.operators.record import Family, LossOperators
 from clipfast.operators.registration import register
-from clipfast.operators.sigmoid_family import SigmoidFamily
-from clipfast.operators.softmax_family import SoftmaxFamily
 
 
 class VectorBytes(NamedTuple):
@@ -45,7 +43,7 @@ class Loss:
     name: str
     summary: str
     sides: tuple[str, str]
-    family: SoftmaxFamily | SigmoidFamily
+    family: Family
     dense: Callable[[Tensor, Tensor | None], Tensor]
     textbook: Callable[[Tensor, Tensor, Tensor], Tensor]
     fused: Callable[..., Tensor]
@@ -63,16 +61,6 @@ class Loss:
         return self.views == 2
 
     @property
-    def two_passes(self) -> bool:
-        """Whether the weights are known only when all exponentials have been summed."""
-        return isinstance(self.family, SoftmaxFamily)
-
-    @property
-    def both(self) -> bool:
-        """Whether the columns have softmaxes of their own."""
-        return isinstance(self.family, SoftmaxFamily) and self.family.both
-
-    @property
     def least_products(self) -> int:
         """Operations of forward and backward in units of N^2 D, at least: scores, two gradients, and scores again in pass 2.
 
@@ -80,7 +68,7 @@ class Loss:
         """
         if self.symmetric:
             return 4 * self.views**2
-        return 8 if self.both else 6
+        return 8 if self.family.both else 6
 
 
 LOSSES: dict[str, Loss] = {}

@@ -87,7 +87,7 @@ def route(call: Call) -> str:
         return AUTO
     plain = call.options.reduction == "mean" and inputs.targets is None and not call.statistics
     rows = inputs.rows
-    one_tile = plain and rows.is_cpu and rows.dtype != torch.float64 and single.serves(call.loss.operators)
+    one_tile = plain and rows.is_cpu and rows.dtype != torch.float64 and call.loss.family.one_tile
     return SINGLE if one_tile and native.load_error() is None else REFERENCE
 
 
@@ -98,7 +98,7 @@ def _needs_grad(x: Tensor | None) -> bool:
 def _dense(call: Call) -> Evaluated:
     rows, _, scale, bias, targets = call.inputs
     columns = call.inputs.columns
-    match(targets, rows.shape[0], columns.shape[0], call.loss.both, rows.device)  # raises for wrong targets
+    match(targets, rows.shape[0], columns.shape[0], call.loss.family.both, rows.device)  # raises for wrong targets
     z = dense.logits(rows, columns, scale, call.options.normalize)
     losses = call.loss.dense(z if bias is None else z + bias, targets)
     state = dense.state(z.detach().double(), targets) if call.statistics else None
@@ -108,12 +108,12 @@ def _dense(call: Call) -> Evaluated:
 def _reduce(losses: Tensor, call: Call) -> Tensor:
     """Of the losses of all lines, the rows' and then the columns'; a pair's loss is the mean of its directions."""
     reduction, ranks, targets = call.options.reduction, call.options.ranks, call.inputs.targets
-    directions = 2 if call.loss.both else 1
+    directions = 2 if call.loss.family.both else 1
     if reduction == "mean":
         return _mean(losses, targets, directions, ranks)
     if reduction == "sum":
-        return ranks.total(losses.sum() / directions if call.loss.both else losses.sum())
-    if not call.loss.both:
+        return ranks.total(losses.sum() / directions if call.loss.family.both else losses.sum())
+    if not call.loss.family.both:
         return losses
     m = call.inputs.rows.shape[0]
     rows, cols = losses[:m], losses[m:]

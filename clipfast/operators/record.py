@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple, Protocol, get_type_hints
 
 from torch import Tensor
@@ -78,7 +79,20 @@ class MeanResults(NamedTuple):
 
 
 class Family(Protocol):
-    """What the three operators of a loss compute; ``name`` is the loss's."""
+    """What the three operators of a loss compute; ``name`` is the loss's.
+
+    ``both``: columns have lines beside the rows. ``two_passes``: the weights are known only when all exponentials have been
+    summed. ``one_tile``: which loss of csrc/cpu/single.cpp this is, "softmax" or "sigmoid"; "" if it is none of them.
+    """
+
+    @property
+    def both(self) -> bool: ...
+
+    @property
+    def two_passes(self) -> bool: ...
+
+    @property
+    def one_tile(self) -> str: ...
 
     def mean(self, name: str, inputs: Inputs, options: Options) -> MeanResults:
         """The mean loss and, in the same call, the wanted gradients in the compute dtype."""
@@ -120,6 +134,7 @@ _SCHEMA = {
 }
 
 
+@cache
 def schema(*records: type) -> str:
     """The fields of ``records`` as arguments of an operator."""
     fields = [(name, hint) for record in records for name, hint in get_type_hints(record).items()]

@@ -24,6 +24,10 @@ NONE_WANTED = Wanted(False, False, False)
 class SigmoidFamily:
     """Row i's positive is column i; the losses are the rows' sums."""
 
+    both = False
+    two_passes = False
+    one_tile = "sigmoid"
+
     def mean(self, name: str, inputs: Inputs, options: Options) -> MeanResults:
         """In a group every rank's part of the mean."""
         exchange, backend, wanted = agreed(f"{name}_mean", inputs, options), backend_of(inputs, options), options.wanted

@@ -14,9 +14,6 @@ from torch import Tensor
 
 from clipfast.operators.record import Inputs, LossOperators, Options
 from clipfast.operators.registration import DIFFERENTIABLE, ops
-from clipfast.operators.sigmoid_family import SigmoidFamily
-from clipfast.operators.softmax_family import SoftmaxFamily
-from clipfast.sweep.lines import CROSS_ENTROPY
 from clipfast.sweep.targets import other_view
 
 _cpu = torch.ops.clipfast_cpu
@@ -31,17 +28,10 @@ class Kind(NamedTuple):
     normalize: bool = False
 
 
-def serves(loss: LossOperators) -> bool:
-    """Whether the C++ has the loss: sigmoids, or softmaxes whose lines are cross-entropies."""
-    family = loss.family
-    return isinstance(family, SigmoidFamily) or (isinstance(family, SoftmaxFamily) and family.function is CROSS_ENTROPY)
-
-
 def mean(loss: LossOperators, inputs: Inputs, normalize: bool) -> Tensor:
-    """Row i's positive is column i; without columns the rows are NT-Xent's views."""
+    """Of a loss with ``one_tile``: row i's positive is column i; without columns the rows are NT-Xent's views."""
     rows, cols, scale, bias, _ = inputs
-    both = isinstance(loss.family, SoftmaxFamily) and loss.family.both
-    kind = Kind(isinstance(loss.family, SigmoidFamily), both, cols is None, normalize)
+    kind = Kind(loss.family.one_tile == "sigmoid", loss.family.both, cols is None, normalize)
     return _Mean.apply(rows.float(), None if cols is None else cols.float(), scale, bias, kind, loss.name)
 
 

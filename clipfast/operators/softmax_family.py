@@ -24,6 +24,11 @@ class SoftmaxFamily:
 
     both: bool = False
     function: LineFunction = CROSS_ENTROPY
+    two_passes = True
+
+    @property
+    def one_tile(self) -> str:
+        return "softmax" if self.function is CROSS_ENTROPY else ""
 
     def mean(self, name: str, inputs: Inputs, options: Options) -> MeanResults:
         """In one process; in a group ``losses`` serves, and the caller reduces, who knows all ranks' pairs."""

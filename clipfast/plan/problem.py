@@ -63,12 +63,12 @@ class Problem:
 
     @property
     def two_passes(self) -> bool:
-        return self.declared.two_passes
+        return self.declared.family.two_passes
 
     @property
     def two_directions(self) -> bool:
         """Whether the columns have a softmax of their own."""
-        return self.declared.both
+        return self.declared.family.both
 
     @property
     def trains(self) -> bool:

@@ -214,7 +214,9 @@ class Schedule:
     @property
     def largest(self) -> int:
         """Logits of a scratch tile that serves every tile."""
-        return longest(self.extent.rows, self.side) * max(longest(block, self.side) for block in self.extent.blocks)
+        return longest(self.extent.rows, max(self.height, self.side)) * max(
+            longest(block, self.side) for block in self.extent.blocks
+        )
 
     # What a sweep comes to, for clipfast.plan.
 
