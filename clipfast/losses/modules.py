@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from clipfast.losses.clip import clip_loss
-from clipfast.losses.options import RankOptions
+from clipfast.losses.options import DEFAULTS, RankOptions, unknown, with_options
 from clipfast.losses.siglip import siglip_loss
 from clipfast.operators.group_operators import group_options
 
@@ -36,8 +36,8 @@ def _default_group(module: nn.Module, rank: int, world_size: int) -> ProcessGrou
     found = dist.get_rank(), dist.get_world_size()
     if found != (rank, world_size):
         raise ValueError(
-            f"{name} got rank={rank} and world_size={world_size}, but this process is rank {found[0]} of {found[1]}; pass "
-            "those, or pass group for a part of the processes"
+            f"rank and world_size of {name} must be {found[0]} and {found[1]}, as this process has them; got {rank} and "
+            f"{world_size}; pass group for a part of the processes"
         )
     group = dist.group.WORLD
     assert group is not None
@@ -49,11 +49,9 @@ class _Loss(nn.Module):
 
     def __init__(self, rank: int, world_size: int, options: RankOptions) -> None:
         super().__init__()
-        for name in options:
-            if name not in RankOptions.__annotations__:
-                accepted = ", ".join(RankOptions.__annotations__)
-                raise TypeError(f"{type(self).__name__}() takes no argument {name!r}; beside open_clip's it accepts {accepted}")
-        given: dict[str, Any] = {"group": None, "strategy": "auto", "gradient_reduction": "mean", **options}
+        names = RankOptions.__annotations__
+        unknown(type(self).__name__, options, names)
+        given: dict[str, Any] = {**{name: DEFAULTS[name] for name in names}, **options}
         group_options(**given)  # raises for what it does not know
         if given["group"] is None and world_size > 1:
             given["group"] = _default_group(self, rank, world_size)
@@ -70,6 +68,7 @@ class ClipLoss(_Loss):
     ``gradient_reduction`` are as in ``clip_loss``.
     """
 
+    @with_options(RankOptions, DEFAULTS)
     def __init__(
         self,
         local_loss: bool = False,
@@ -106,6 +105,7 @@ class SigLipLoss(_Loss):
     "ring", "reduce" and "gather" the strategy "gather", and None leaves the choice to ``strategy``.
     """
 
+    @with_options(RankOptions, DEFAULTS)
     def __init__(
         self,
         cache_labels: bool = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
 
 from clipfast.operators.group_operators import GroupOptions, group_options
@@ -80,9 +80,7 @@ class Checked(NamedTuple):
 
 def checked(name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Checked:
     """``given`` to the function ``name``, in place of ``defaults`` where it says something."""
-    for option in given:
-        if option not in DEFAULTS:
-            raise TypeError(f"{name}() takes no argument {option!r}; beside its own it accepts {', '.join(DEFAULTS)}")
+    unknown(name, given, DEFAULTS)
     chosen = {**DEFAULTS, **defaults, **given}
     if chosen["reduction"] not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {chosen['reduction']!r}")
@@ -97,12 +95,22 @@ def documented(defaults: Mapping[str, Any]) -> Callable[[Function], Function]:
         values = {**DEFAULTS, **defaults}
         lines = [f"    ``{name}`` (default {values[name]!r}): {text}" for name, text in DESCRIPTIONS.items()]
         function.__doc__ = f"{function.__doc__}{COMMON}\n    Options:\n\n" + "\n".join(lines) + "\n"
+        return with_options(LossOptions, values)(function)
+
+    return complete
+
+
+def with_options(options: Any, values: Mapping[str, Any]) -> Callable[[Function], Function]:
+    """Show the keys of a TypedDict in place of ``**options`` in a function's signature, with ``values`` as their defaults."""
+
+    def complete(function: Function) -> Function:
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        hints = LossOptions.__annotations__
+        hints = {name: getattr(hint, "__forward_arg__", hint) for name, hint in options.__annotations__.items()}
         named = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=values[name], annotation=_text(hints[name]))
-            for name in DESCRIPTIONS
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=values[name], annotation=hints[name])
+            for name in DEFAULTS
+            if name in hints
         ]
         function.__signature__ = signature.replace(parameters=[*own, *named])  # type: ignore[attr-defined]
         return function
@@ -110,5 +118,9 @@ def documented(defaults: Mapping[str, Any]) -> Callable[[Function], Function]:
     return complete
 
 
-def _text(hint: Any) -> str:
-    return getattr(hint, "__forward_arg__", hint)
+def unknown(function: str, given: Mapping[str, Any], accepted: Iterable[str]) -> None:
+    """TypeError for an argument that ``function`` does not take."""
+    accepted = list(accepted)
+    for name in given:
+        if name not in accepted:
+            raise TypeError(f"{function}() takes no argument {name!r}; beside its own it accepts {', '.join(accepted)}")
