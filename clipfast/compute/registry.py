@@ -8,35 +8,38 @@ from functools import cache
 from torch import Tensor
 
 from clipfast.compute.backend_declaration import Declaration, Query
-from clipfast.compute.cpu_backend import CPU
-from clipfast.compute.cuda_backend import CUDA
-from clipfast.compute.torch_backend import TORCH
-from clipfast.compute.triton_backend import TRITON
 from clipfast.sweep.tile_operations import Backend
 
 log = logging.getLogger("clipfast")
 
-REFERENCE = Declaration("reference", lambda query: None, make=None)
-BACKENDS = (
-    TRITON,
-    CUDA,  # only by name until a measurement shows it faster
-    CPU,
-    TORCH,
-    REFERENCE,
-)
-NAMES = tuple(declaration.name for declaration in BACKENDS)
 AUTO = "auto"
+REFERENCE = Declaration("reference", lambda query: None, make=None)
+
+
+@cache
+def declarations() -> tuple[Declaration, ...]:
+    """All backends in order of preference; imported when one is first asked for, since ``import clipfast`` needs none."""
+    from clipfast.compute import cpu_backend, cuda_backend, torch_backend, triton_backend
+
+    return (
+        triton_backend.TRITON,
+        cuda_backend.CUDA,  # only by name until a measurement shows it faster
+        cpu_backend.CPU,
+        torch_backend.TORCH,
+        REFERENCE,
+    )
 
 
 def backends() -> dict[str, str | None]:
     """Every backend with ``None`` where it is usable on this machine, else the reason why it is not."""
-    return {declaration.name: declaration.why_not(None) for declaration in BACKENDS}
+    return {declaration.name: declaration.why_not(None) for declaration in declarations()}
 
 
 def checked(name: str) -> str:
     """``name`` itself, if there is such a backend."""
-    if name not in NAMES:
-        raise ValueError(f"backend must be one of {', '.join(NAMES)}, or None to let clipfast choose; got {name!r}")
+    names = [declaration.name for declaration in declarations()]
+    if name not in names:
+        raise ValueError(f"backend must be one of {', '.join(names)}, or None to let clipfast choose; got {name!r}")
     return name
 
 
@@ -53,7 +56,7 @@ def resolve(name: str, features: Tensor) -> Backend:
 @cache
 def choose(query: Query) -> str:
     """The first backend that can run the call."""
-    for declaration in BACKENDS:
+    for declaration in declarations():
         if query.place not in declaration.chosen_on:
             continue
         reason = declaration.why_not(query)
@@ -73,4 +76,4 @@ def backend(name: str) -> Backend:
 
 
 def _declaration(name: str) -> Declaration:
-    return next(declaration for declaration in BACKENDS if declaration.name == checked(name))
+    return next(declaration for declaration in declarations() if declaration.name == checked(name))

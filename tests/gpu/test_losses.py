@@ -23,7 +23,7 @@ from helpers import run as run_on_cpu
 
 import clipfast
 from clipfast.compute.backend_declaration import Query
-from clipfast.compute.registry import BACKENDS as DECLARED
+from clipfast.compute.registry import declarations
 
 BACKENDS = ["triton", "cuda"]
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -32,7 +32,7 @@ SIZES = [(1, 3, 14.3), (2, 8, 1.0), (33, 17, 14.3), (130, 64, 100.0), (777, 72, 
 
 
 def needs(backend: str, dtype: torch.dtype, d: int) -> None:
-    declaration = next(found for found in DECLARED if found.name == backend)
+    declaration = next(found for found in declarations() if found.name == backend)
     reason = declaration.why_not(Query("cuda", dtype, d * dtype.itemsize))
     if reason:
         pytest.skip(reason)
