@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from clipfast.losses.declaration import LOSSES
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 WIDTH = 128
@@ -28,7 +30,7 @@ FLAG = re.compile(r"(?<![\w-])--([a-z][\w.-]*)")
 FOLDER = re.compile(r"(?<![\w./*$~<>-])(?:benchmarks|clipfast|csrc|docs|examples|kernels|tests)/[\w./]*(?![\w/<>*{-])")
 SPECIAL = re.compile(r"(?<![\w/>-])(?:\w*[a-z]\w*[A-Z]\w*|\w{2,}_\w+|_[a-z]\w+)(?![\w/<-])")  # CamelCase, under_score
 DATA = {"csv", "tsv", "jsonl", "json", "pt", "toml", "tar", "png", "jpg", "txt", "safetensors"}  # endings of a user's files
-PEERS = {"open_clip", "sentence_transformers", "transformers"}  # integrations are called as they are
+PEERS = {"clip", "open_clip", "sentence_transformers", "transformers"}  # files of ours are called as they are
 TABLES = {"model", "data", "optimizer", "evaluation", "checkpoints", "log"}  # of the training command's configuration
 
 # Names that the pages use and that belong to others: their project -> the names.
@@ -97,7 +99,8 @@ def words() -> set[str]:
             found.update(re.findall(r"\w+", re.sub(r"(?m)#.*$", "", text)))
         else:
             found.update(re.findall(r"\w+", re.sub(r"(?s)/\*.*?\*/|//[^\n]*", "", text)))
-    return found | {Path(name).stem for name in tracked()}
+    operators = {f"{loss}_{kind}" for loss in LOSSES for kind in ("mean", "losses", "gradients")}  # made from declarations
+    return found | operators | {Path(name).stem for name in tracked()}
 
 
 def _python_words(source: str) -> Iterator[str]:

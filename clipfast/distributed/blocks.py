@@ -11,7 +11,7 @@ STRATEGIES = ("auto", "ring", "gather")
 
 
 def gathered_bytes(columns: tuple[int, ...], width: int, dtype: torch.dtype) -> int:
-    """What a gather holds on each rank: everybody's features ``width`` wide in ``dtype``, padded, and their accumulators."""
+    """Bytes a gather holds on each rank: all ranks' features, ``width`` wide and padded, and their accumulators."""
     return len(columns) * max(columns) * width * (dtype.itemsize + compute_dtype(dtype).itemsize)
 
 

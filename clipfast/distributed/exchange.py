@@ -41,7 +41,7 @@ class Exchange(Protocol):
 
     @property
     def extent(self) -> int:
-        """The most rows or columns that all ranks have together."""
+        """All ranks' rows together or all their columns together, whichever are more."""
 
     @property
     def blocks(self) -> tuple[int, ...]:

@@ -17,10 +17,10 @@ from clipfast.operators.registration import register
 
 
 class VectorBytes(NamedTuple):
-    """Of norms, sums, losses and weights for one pair: float64 numbers, counted from the allocations of a step.
+    """Bytes of the vectors (norms, sums, losses, weights) of one pair, counted from the allocations of a step.
 
-    ``closing``: how many more there are, with gradients and without, while the losses are put together beside the last tile.
-    They count where products are added up in place; elsewhere the products' temporaries, freed before, are larger.
+    ``closing``: how many more there are, with gradients and without, at the moment when the losses are put together. They
+    raise the peak where products are added up in place; elsewhere the products' temporaries, freed before, took more.
     """
 
     with_gradients: int

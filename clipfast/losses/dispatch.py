@@ -72,7 +72,7 @@ def evaluate(call: Call) -> Evaluated:
 def route(call: Call) -> str:
     """SINGLE, REFERENCE, or the backend that a sweep is asked for by name (AUTO: the best one).
 
-    No predicate runs here: under torch.compile they belong inside the operator, which resolves the name.
+    No backend's predicate runs here: under torch.compile it belongs inside the operator, which resolves the name.
     """
     name, inputs = call.options.backend, call.inputs
     if call.options.ranks.group:
@@ -106,7 +106,7 @@ def _dense(call: Call) -> Evaluated:
 
 
 def _reduce(losses: Tensor, call: Call) -> Tensor:
-    """Of the losses of all lines, the rows' and then the columns'; a pair's loss is the mean of its directions."""
+    """The losses of all lines, the rows' and then the columns', reduced; a pair's loss is the mean of its directions."""
     reduction, ranks, targets = call.options.reduction, call.options.ranks, call.inputs.targets
     directions = 2 if call.loss.family.both else 1
     if reduction == "mean":

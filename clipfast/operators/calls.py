@@ -23,7 +23,7 @@ Cut = Callable[[Extent, Budget], Schedule]
 
 
 def sweep_of(inputs: Inputs, options: Options, both: bool, exchange: Exchange, cut: Cut, backend: Backend) -> Sweep:
-    """``both``: a column has one row at most; ``cut`` decides the schedule."""
+    """``both``: a column is the positive of one row at most, and may have a line of its own; ``cut`` decides the schedule."""
     pairs = prepare(
         inputs.rows, inputs.cols, inputs.scale, inputs.targets,
         both=both, normalize=options.normalize, operations=backend.rows, exchange=exchange,
@@ -39,7 +39,10 @@ def backend_of(inputs: Inputs, options: Options) -> Backend:
 
 
 def widened(inputs: Inputs, backend: Backend) -> Inputs:
-    """With features as the backend multiplies them: what a mean gives is rounded once, after the upstream gradient."""
+    """``inputs`` with features in the dtype that the backend multiplies.
+
+    So a mean's gradients have that dtype until the upstream gradient has been multiplied in, and are rounded once.
+    """
     rows, cols = backend.rows.widened(inputs.rows, inputs.cols)
     return inputs._replace(rows=rows, cols=cols)
 

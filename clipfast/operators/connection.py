@@ -24,7 +24,7 @@ def connect(
 ) -> Exchange:
     """The exchange of a ``call`` over the ranks of ``group``. Its ``options`` and ``scalars`` must be equal on all of them.
 
-    ``sizes`` of an earlier call stand for the comparison.
+    ``sizes``: those that the forward call found; with them nothing is compared again.
     """
     if not group:
         return Alone(rows.shape[0], cols.shape[0])

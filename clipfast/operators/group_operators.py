@@ -17,7 +17,7 @@ GRADIENT_REDUCTIONS = ("mean", "sum")
 
 
 class GroupOptions(NamedTuple):
-    """The group by name, "" for this process alone, and how its columns travel. ``factor`` multiplies gradients."""
+    """The group by name, "" for this process alone; how columns travel in it; ``factor`` multiplies ``total``'s gradient."""
 
     group: str = ""
     strategy: str = "auto"

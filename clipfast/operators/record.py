@@ -36,8 +36,9 @@ class Inputs(NamedTuple):
 class Options(NamedTuple):
     """The rest of a call. ``maxima``: whether the largest negatives are wanted, for statistics.
 
-    ``wants``: gradients of rows, columns, scale and bias. With the name of a process ``group`` columns are exchanged with its
-    ranks by ``strategy``: rows, columns, losses and gradients are this rank's, gradients those of the sum of all ranks' losses.
+    ``wants``: whether gradients of rows, columns, scale and bias are wanted. ``group`` is a process group's name, "" for this
+    process alone, and ``strategy`` how columns travel in it. With a group, rows, columns and losses are this rank's, and
+    gradients are those of the sum of all ranks' losses.
     """
 
     normalize: bool
@@ -56,8 +57,9 @@ class Options(NamedTuple):
 class Saved(NamedTuple):
     """What the forward operator leaves for the one of the gradients.
 
-    ``losses`` (L,), ``state`` (3, L) float64 (normalisers, positives, largest negatives), ``shift_log2`` (0-d), ``kept``
-    (exponentials): empty but for the losses with sigmoids. ``sizes`` saves asking for the ranks' batches again.
+    ``losses`` (L,); ``state`` (3, L) float64: normalisers, positives, largest negatives; ``shift_log2`` (0-d); ``kept``: the
+    exponentials that have a slot. Sigmoid losses leave ``state`` and ``kept`` empty and ``shift_log2`` 0. ``sizes``: all ranks'
+    rows and columns, so that the backward call need not ask for them again.
     """
 
     losses: Tensor
@@ -101,7 +103,7 @@ class Family(Protocol):
         """The loss of every line."""
 
     def gradients(self, upstream: Tensor, inputs: Inputs, saved: Saved, options: Options) -> tuple[Tensor, ...]:
-        """Of the sum of the lines' losses weighted by ``upstream`` (L,), for the first four inputs."""
+        """Gradients of ``(upstream * losses).sum()``, with ``upstream`` (L,), by the first four inputs."""
 
     def mean_at_once(self, inputs: Inputs, options: Options) -> bool:
         """Whether a mean is taken by ``mean``, and not by reducing ``losses``."""

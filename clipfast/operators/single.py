@@ -1,8 +1,8 @@
 """Mean losses of a small batch on the CPU: the whole matrix is one tile, taken by two C++ calls (csrc/cpu/single.cpp).
 
 Up to ``limits().single_logits`` the calls of a sweep, and of a torch.library operator's autograd, would take longer than the
-arithmetic; there is no memory to save. The mathematics is the sweep's, and so is what it hands over: logits that one float32
-window does not hold, NaN, infinity, and features that overflow.
+arithmetic; there is no memory to save. The mathematics is the sweep's. What the C++ refuses is handed to the sweep: logits that
+one float32 window does not hold, NaN, infinity, and features that overflow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _cpu = torch.ops.clipfast_cpu
 
 
 class Kind(NamedTuple):
-    """Which loss: the sigmoid's or a softmax over rows, or over ``both``; ``views``: NT-Xent's 2N, i belongs to i + N."""
+    """Which loss: ``sigmoid``, or a softmax over rows or over ``both``; ``views``: of 2N rows i and i + N belong together."""
 
     sigmoid: bool = False
     both: bool = False

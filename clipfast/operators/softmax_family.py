@@ -31,7 +31,7 @@ class SoftmaxFamily:
         return "softmax" if self.function is CROSS_ENTROPY else ""
 
     def mean(self, name: str, inputs: Inputs, options: Options) -> MeanResults:
-        """In one process; in a group ``losses`` serves, and the caller reduces, who knows all ranks' pairs."""
+        """For one process. In a group ``losses`` is called instead: its caller counts all ranks' pairs, and takes the mean."""
         backend, wanted = backend_of(inputs, options), options.wanted
         inputs = widened(inputs, backend)
         exchange = Alone(inputs.rows.shape[0], inputs.columns.shape[0])
@@ -77,7 +77,7 @@ class SoftmaxFamily:
         return gradients_out(inputs, wanted, gradients, dtype)
 
     def mean_at_once(self, inputs: Inputs, options: Options) -> bool:
-        """Elsewhere no exponentials are kept, so that gradients at once would save nothing and hold memory through the step."""
+        """On a GPU no exponentials are kept: gradients at once would save nothing, and hold memory through the step."""
         return inputs.rows.is_cpu and not options.group
 
     def lines(self, inputs: Inputs) -> int:

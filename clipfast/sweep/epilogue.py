@@ -31,16 +31,17 @@ def positive_logits(pairs: Pairs, operations: RowOperations) -> Tensor:
 
 
 def with_norms(pull: Tensor, pairs: Pairs) -> Tensor:
-    """``pull a_i b_t(i)`` (M,) of ``pull``, minus the loss's derivative by each positive logit, and the inverse norms."""
+    """``positive_pull`` (M,): ``pull_i a_i b_t(i)``, where ``pull`` is minus the loss's derivative by the positives' logits."""
     if pairs.rows.inverse_norm is None or pairs.cols.inverse_norm is None:
         return pull
     return pull * pairs.rows.inverse_norm * at(pairs.cols.inverse_norm, pairs.matching.col_of_row)
 
 
 class Epilogue:
-    """Turns the accumulated ``W b`` and ``W^T a`` into gradients of the features in ``dtype``.
+    """Turns the accumulated ``W y`` and ``W^T x`` into gradients of the features x and y, in ``dtype``.
 
-    ``pull`` (M,), with its norms, is read when a strip of rows, or all columns, are finished; until then it may be filled in.
+    ``pull`` (M,), the inverse norms included, is read when a strip of rows or all columns are finished, and may be filled in
+    until then.
     ``alpha`` (0-d) multiplies the accumulators.
     """
 
@@ -67,7 +68,10 @@ class Epilogue:
         return self._narrowed(grad, self._cols)
 
     def scale_gradient(self, rows: bool) -> Tensor:
-        """``sum_i <x_i, dx_i> / scale`` over the rows or the columns, which give the same (0-d float64)."""
+        """``sum_i <x_i, g_i>`` over the rows or the columns, which give the same, with g as in ``finish_rows`` (0-d float64).
+
+        A symmetric matrix's pairs are met from both sides.
+        """
         total = self.row_dots if rows else self.col_dots
         return total / 2 if self.pairs.symmetric else total
 

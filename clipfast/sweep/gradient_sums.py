@@ -28,11 +28,11 @@ class Wanted:
 
 
 class GradientSums:
-    """Accumulates ``rows += W b`` (M, D) and ``cols += W^T a`` (N, D) in the compute dtype, and finishes them in ``dtype``.
+    """Accumulates ``rows += W y`` (M, D) and ``cols += W^T x`` (N, D) in the compute dtype, and finishes them in ``dtype``.
 
-    A strip of rows is complete after its last tile and finished at once, in place or, where ``dtype`` is narrower, out of
-    an accumulator of its own; where several blocks of columns, or a triangle's mirror image, add to it, and for the columns,
-    the accumulator stays whole until the end.
+    A strip of rows is complete after its last tile and is finished at once: in place or, where ``dtype`` is narrower, from an
+    accumulator of its own. Where several blocks of columns or a triangle's mirror image add to the rows, their accumulator
+    stays whole until the end (``whole``), as the columns' always does.
     """
 
     def __init__(self, sweep: Sweep, wanted: Wanted, pull: Tensor, alpha: Tensor, dtype: torch.dtype) -> None:

@@ -22,14 +22,14 @@ class LineFunction(Protocol):
     """The loss of a line as a function of ``R``, the log-sum-exp of its negatives, and ``z``, its positive's logit."""
 
     def close(self, negatives: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-        """Of R and z (L,) float64: the loss, and the normaliser c for which ``exp(z_j - c) = dloss/dz_j`` of a negative j."""
+        """From R and z (L,) float64: the loss, and the normaliser: ``exp(z_j - normaliser)`` is dloss/dz_j of a negative j."""
 
     def pull(self, loss: Tensor) -> Tensor:
         """``-dloss/dz``, from the loss: what draws the positive's two rows together."""
 
 
 class CrossEntropy:
-    """``-log p`` with p the positive's share, ``softplus(R - z)``; the normaliser is the log-sum-exp of the whole line."""
+    """``softplus(R - z)``, which is ``-log p`` with p the positive's share; the normaliser is the whole line's log-sum-exp."""
 
     def close(self, negatives: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
         loss = torch.logaddexp(negatives - positive, torch.zeros_like(positive))  # F.softplus is linear above its threshold
@@ -65,7 +65,7 @@ def close(function: LineFunction, negatives: Tensor, positive: Tensor, unpaired:
 
 
 def choose_shift(pairs: Pairs, extent: int) -> Tensor:
-    """The smallest shift, in whole base-2 steps, under which no sum of ``extent`` exponentials overflows (0-d float64)."""
+    """``shift_log2``, the least whole number >= 0 with which no sum of ``extent`` exponentials overflows (0-d float64)."""
     headroom = math.log(torch.finfo(pairs.dtype).max) - 2 - math.log(extent)
     return ((pairs.bound - headroom) / LN2).ceil_().clamp_min_(0.0)
 
@@ -78,7 +78,7 @@ def underflowed(pairs: Pairs, extent: int, shift_log2: Tensor, sums: Tensor) -> 
 
 
 def line_factor(pairs: Pairs, upstream: Tensor, lse: Tensor, shift_log2: Tensor) -> Tensor:
-    """``upstream * exp(shift - lse)`` in the compute dtype."""
+    """``u`` or ``v`` of each line: ``upstream * exp(shift - lse)``, shift = shift_log2 * log(2), in the compute dtype."""
     factor = upstream * (shift_log2 * LN2 - lse).exp_()
     if pairs.matching.col_of_row is not None:  # an unpaired line may have no finite log-sum-exp
         factor.masked_fill_(upstream == 0, 0.0)

@@ -94,13 +94,13 @@ class Pairs:
         return torch.cat(found) < 0 if found else None
 
     def to_lines(self, per_row: Tensor) -> Tensor:
-        """Of a value per row's positive pair, each line's."""
+        """Each line's value, from one value for the positive pair of each row."""
         if not self.both:
             return per_row
         return torch.cat([per_row, at(per_row, self.matching.row_of_col)])
 
     def sum_of_lines(self, per_line: Tensor) -> Tensor:
-        """Of a value per line, the sum over the lines that share each row's positive pair; 0 for unpaired rows."""
+        """For each row's positive pair, the sum over the lines whose positive it is (M,); 0 for unpaired rows."""
         rows, cols = self.split(per_line)
         assert rows is not None
         partner = self.matching.col_of_row
@@ -110,7 +110,7 @@ class Pairs:
 
 
 def at(values: Tensor, partner: Tensor | None) -> Tensor:
-    """Each line's value of its partner; of any, where it has none."""
+    """``values`` at each line's partner; an arbitrary one where the line has none."""
     return values if partner is None else values[partner.clamp_min(0)]
 
 

@@ -17,7 +17,8 @@ class RowFinish(NamedTuple):
     ``y`` (S, D) holds the rows' partners; ``partner`` (R,) int64 says which, -1 for none, and None means the same row.
     ``positive_pull`` (R,) float64 multiplies the partner. ``y`` and ``positive_pull`` are None where the positives' part has
     been added already. ``projection`` (R,) float64 is the squared inverse norm, 0 where the norm is clamped; None without
-    normalisation. ``alpha`` (0-d or (R,)) and ``scale`` (0-d) are float64.
+    normalisation. ``alpha`` and ``scale`` are float64 and 0-d; beside features that stay float16, ``alpha`` may be (R,), a
+    number for each row.
     """
 
     x: Tensor

@@ -79,7 +79,7 @@ def _guarded(
 
 
 class Upstream(NamedTuple):
-    """The lines' weights in the loss (L,) float64, and what pass 1 left of them: losses, normalisers, shift, exponentials."""
+    """Each line's upstream gradient, ``weight`` (L,) float64, and pass 1's losses, normalisers, shift and kept exponentials."""
 
     weight: Tensor
     loss: Tensor
@@ -110,9 +110,9 @@ def backward(
 
 
 def stored_range(weight: Tensor, sweep: Sweep) -> tuple[Tensor, Tensor]:
-    """``weight`` scaled so that the stored weights fill their dtype whatever gradient comes from above, and what undoes it."""
+    """``weight / alpha`` and ``alpha`` (0-d): the largest is then 1, or 2^14 for float16, whatever ``weight``'s own size."""
     largest = sweep.exchange.largest(weight.abs().max())
-    gain = 2.0**14 if sweep.pairs.rows.x.dtype == torch.float16 else 1.0  # weights stay within [0, 2]: float16 has room above
+    gain = 2.0**14 if sweep.pairs.rows.x.dtype == torch.float16 else 1.0  # W is within [-2, 2] without it: room above
     alpha = torch.where(largest > 0, largest, 1.0) / gain
     return weight / alpha, alpha
 

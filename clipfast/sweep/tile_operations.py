@@ -33,9 +33,9 @@ class PartialSums(NamedTuple):
 
 
 class ExactLines(NamedTuple):
-    """What the exact path's weights are made of, float64: each line's upstream gradient and its log-sum-exp.
+    """What the exact path's weights are made of, float64: each line's upstream gradient, over alpha, and its normaliser.
 
-    The log-sum-exp is infinite where there is no upstream gradient. The columns' are None where they have no softmax.
+    The normaliser is infinite where there is no upstream gradient. The columns' are None where they have no softmax.
     """
 
     row_upstream: Tensor
@@ -47,8 +47,8 @@ class ExactLines(NamedTuple):
 class LineFactors(NamedTuple):
     """Pass 2's weights ``W_ij = e_ij * (u_i + v_j)``: ``u`` (M,), ``v`` (N,) in the compute dtype, zeros without a softmax.
 
-    ``u = upstream * exp(shift - lse)``, so that W is ``dL/dz``. ``shift_log2`` (0-d) is pass 1's, in base 2, infinite where
-    the sums came from the exact path, which reads ``exact`` instead.
+    ``u = upstream / alpha * exp(shift - lse)``, so that W is ``dL/dz / alpha``. ``shift_log2`` (0-d) is pass 1's, in base 2,
+    infinite where the sums came from the exact path, which reads ``exact`` instead.
     """
 
     shift_log2: Tensor
@@ -58,9 +58,10 @@ class LineFactors(NamedTuple):
 
 
 class SigmoidRows(NamedTuple):
-    """What the sigmoid loss reads and adds to for each row: ``upstream`` (M,) in the compute dtype multiplies its weights.
+    """What the sigmoid loss reads and adds to for each row.
 
-    ``loss`` and ``sigmoid_sum`` (M,) are float64; ``sigmoid_sum`` is None where no gradient is wanted. ``bias`` is 0-d.
+    ``bias`` is 0-d. ``upstream`` (M,), over alpha and in the compute dtype, multiplies the row's weights. ``loss`` and
+    ``sigmoid_sum`` (M,) float64 are added to; ``sigmoid_sum`` is None where no gradient is wanted.
     """
 
     bias: Tensor

@@ -12,7 +12,6 @@ from helpers import (
     Loss,
     assert_close,
     converged_pairs,
-    each_loss,
     each_normalize,
     error,
     exact,
@@ -23,9 +22,12 @@ from helpers import (
 
 import clipfast
 from clipfast.compute import widening
+from clipfast.losses.declaration import named
 from clipfast.operators import single
 
 pytestmark = NEEDS_EXTENSION
+ONE_TILE = [loss for loss in LOSSES if named(loss.name).family.one_tile]
+each_loss = pytest.mark.parametrize("loss", ONE_TILE, ids=lambda loss: loss.name)
 
 
 @pytest.fixture(autouse=True)

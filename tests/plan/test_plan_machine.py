@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from clipfast.losses.declaration import LOSSES
 from clipfast.plan import machine
 from clipfast.plan.machine import FIGURES, FLAG, Machine
 from clipfast.plan.problem import Problem
@@ -61,7 +62,7 @@ def test_text_that_is_no_utf8(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"loss": "triplet"}, "loss must be one of clip, info_nce, siglip, nt_xent; got 'triplet'"),
+        ({"loss": "triplet"}, f"loss must be one of {', '.join(LOSSES)}; got 'triplet'"),
         ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, float64; got 'int8'"),
         ({"gradients": "texts"}, "gradients must be one of both, rows, columns, none; got 'texts'"),
         ({"device": "tpu"}, "device must be one of cuda, cpu"),
