@@ -227,7 +227,7 @@ def test_horovod_is_refused() -> None:
 @each_loss
 def test_the_distributed_arguments(loss: Loss) -> None:
     for wrong, message in (
-        ({"strategy": "tree"}, "strategy must be one of auto, ring, gather; got 'tree'"),
+        ({"strategy": "tree"}, "strategy must be one of auto, gather, ring; got 'tree'"),
         ({"gradient_reduction": "max"}, "gradient_reduction must be one of mean, sum; got 'max'"),
     ):
         with pytest.raises(ValueError, match=message):
