@@ -56,7 +56,7 @@ def bench(
     The floor is the loss's least number of operations (8 N^2 D for a two-sided softmax) at the rate of plain
     products measured in the same process, for each library that has them.
     """
-    from clipfast.bench.bench_report import table, write_picture, write_results
+    from clipfast.bench.bench_report import table
     from clipfast.bench.measure import compare, environment
 
     counts, kind = _batch_sizes(sizes), getattr(torch, dtype.value)
@@ -70,6 +70,12 @@ def bench(
             except ValueError as error:  # such as a workspace too small for the width
                 stop(error)
         console.print(table(found[-1]))
+    _write_comparisons(machine, found, json, plot)
+
+
+def _write_comparisons(machine: dict, found: list[dict], json: Path | None, plot: Path | None) -> None:
+    from clipfast.bench.bench_report import write_picture, write_results
+
     if json is not None:
         write_results(json, machine, found)
         console.print(f"results: {json}")

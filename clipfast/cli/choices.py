@@ -20,4 +20,4 @@ def loss_name(value: str) -> str:
         raise typer.BadParameter(str(error)) from error
 
 
-LOSS: Any = typer.Option(help="Which loss.", parser=loss_name, metavar=f"[{'|'.join(LOSSES)}]")
+LOSS: Any = typer.Option(help="Which loss.", parser=loss_name, metavar=f"<{'|'.join(LOSSES)}>")

@@ -9,9 +9,10 @@ from typing import Annotated
 import torch
 import typer
 
-from clipfast.cli.choices import DEFAULT_LOSS, LOSS
+from clipfast.cli.choices import DEFAULT_LOSS
 from clipfast.cli.terminal import console, stop
 from clipfast.common.files import write_json
+from clipfast.losses.declaration import LOSSES
 from clipfast.plan import machine as machines
 from clipfast.plan import plan_report as report
 from clipfast.plan.machine import DEFAULT, FIGURES, FLAG, Machine
@@ -27,7 +28,7 @@ def plan(
     batch: Annotated[int, typer.Option(help="Pairs of the whole group in a step.")],
     dim: Annotated[int, typer.Option(help="Width of the features.")],
     gpus: Annotated[int, typer.Option(help="Ranks: processes, each with a GPU or on a CPU.")] = 1,
-    loss: Annotated[str, LOSS] = DEFAULT_LOSS,
+    loss: Annotated[str, typer.Option(help=f"One of {', '.join(LOSSES)}.")] = DEFAULT_LOSS,
     dtype: Annotated[str, typer.Option(help=f"Of the features: {', '.join(DTYPES)}.")] = "bfloat16",
     gradients: Annotated[str, typer.Option(help=f"{', '.join(GRADIENTS)}. Rows are images or queries.")] = "both",
     normalize: Annotated[bool, typer.Option(help="Whether the loss normalises.")] = True,

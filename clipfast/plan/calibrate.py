@@ -105,7 +105,7 @@ def _memory(device: str) -> int:
 
 
 def link(device: str) -> dict[str, float]:
-    """Seconds to start a message and bytes per second between two processes of this machine (``node_us``, ``node_gb_s``)."""
+    """``node_us`` and ``node_gb_s``: the time to start a message between two processes of this machine, and their link's rate."""
     with tempfile.TemporaryDirectory() as folder:
         command = (sys.executable, "-m", "clipfast.plan.link", str(Path(folder) / "store"), device)
         other = subprocess.Popen((*command, "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -71,8 +71,10 @@ def _rows_gradient(problem: Problem, pairs: int, whole: bool) -> int:
 
 
 def _rounded(problem: Problem, pairs: int) -> int:
-    """On a GPU the backward call of a loss in one pass rounds its gradients: they are there twice. On the CPU the copies that
-    were widened, and are gone by then, took more."""
+    """The rounded gradients that a loss of one pass holds beside the wide ones in its backward call on a GPU.
+
+    On the CPU the peak comes earlier, while the widened features are there.
+    """
     if problem.two_passes or problem.device == "cpu" or problem.given_bytes == problem.wide_bytes:
         return 0
     return (problem.wants_rows + problem.wants_columns) * _matrix(problem, pairs) * problem.given_bytes

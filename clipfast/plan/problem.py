@@ -47,7 +47,7 @@ class Problem:
             raise ValueError(
                 f"gradients must be 'both' or 'none' for {self.loss}; got {self.gradients!r}; its two sides are one matrix"
             )
-        self.budget  # noqa: B018  a workspace too small for the width is an error now, not after the counting
+        self.budget  # noqa: B018  raises for a workspace too small for the width
 
     @property
     def declared(self) -> Loss:

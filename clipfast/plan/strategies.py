@@ -21,8 +21,8 @@ SINGLE = "single"
 class Plan:
     """One strategy for one step, seen from rank 0, which has as many pairs as any other. Sizes are in bytes.
 
-    ``memory``: parts at the peak; ``sent``: what leaves the rank; ``handed``: the same as ``clipfast.distributed.traffic``
-    counts it; ``fits``: whether the memory is there.
+    ``memory``: parts at the peak; ``sent``: what leaves the rank; ``handed``: bytes by kind as
+    ``clipfast.distributed.traffic`` counts them; ``fits``: whether the memory is there.
     """
 
     strategy: str
