@@ -105,7 +105,7 @@ def _memory(device: str) -> int:
 
 
 def link(device: str) -> dict[str, float]:
-    """``node_us`` and ``node_gb_s``: the time to start a message between two processes of this machine, and their link's rate."""
+    """``node_us`` and ``node_gb_s`` between two processes of this machine."""
     with tempfile.TemporaryDirectory() as folder:
         command = (sys.executable, "-m", "clipfast.plan.link", str(Path(folder) / "store"), device)
         other = subprocess.Popen((*command, "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

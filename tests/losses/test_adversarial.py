@@ -201,9 +201,7 @@ def test_ordinary_features_do_not_take_the_exact_path(loss: Loss, backend: str) 
 @each_normalize
 def test_norms_that_overflow_float32_are_an_error(loss: Loss, backend: str, normalize: bool) -> None:
     a, b = 1e19 * unit(130, 8), 1e19 * unit(130, 8, seed=1)
-    with pytest.raises(
-        ValueError, match=r"norms must have a product .* torch\.float32 ends; got 1\.0e\+19 and 1\.0e\+19"
-    ):
+    with pytest.raises(ValueError, match=r"norms must have a product .* torch\.float32 ends; got 1\.0e\+19 and 1\.0e\+19"):
         run(loss, a, b, 1.0, normalize=normalize, backend=backend)
 
 
