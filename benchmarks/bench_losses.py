@@ -1,8 +1,8 @@
-"""The comparison of `python -m clipfast bench` under pytest-benchmark: one row per loss, size and contender.
+"""The comparison of `python -m clipfast bench` under pytest-benchmark: one row for each loss, size and contender.
 
     python -m pytest benchmarks/bench_losses.py --benchmark-json=benchmarks/results/losses.json
 
-Times are of one forward and backward pass; ratios are meaningful within one run only.
+Times are of one forward and backward pass. Only ratios within one run mean anything.
 """
 
 from __future__ import annotations

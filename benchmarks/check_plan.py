@@ -2,11 +2,11 @@
 
     python benchmarks/check_plan.py --out benchmarks/results/plan.json [--ranks 2] [--sizes 4096,8192] [--dim 512]
 
-Every process has one thread. The machine's figures are measured first, as ``python -m clipfast plan --calibrate`` does, from a
-step of another size in one process and from messages of two; what is compared was not fitted. A ratio is measured over
-planned time, the fastest of the runs on each side. ``--clock processor`` compares the processor's time of a rank with the
-planned compute instead, which other programs on the machine disturb less and transfers are no part of. Where ranks share
-a machine's memory and caches, they are slower than a model of one rank knows.
+Every process has one thread. The machine's figures are measured first, as ``python -m clipfast plan --calibrate`` does: from a
+step of another size in one process, and from messages between two. So the compared steps were not used to fit the plan. A
+ratio is measured time over planned time; measured is the fastest of the runs. ``--clock processor`` compares a rank's
+processor time with the planned compute, without transfers; other programs disturb that less. Ranks that share a machine's
+memory and caches are slower than the plan says, which is made for one rank.
 """
 
 from __future__ import annotations
@@ -25,27 +25,23 @@ import torch.multiprocessing
 import typer
 from torch import Tensor
 
-import clipfast
 from clipfast.bench.cases import features
-from clipfast.bench.measure import environment, peak_bytes
-from clipfast.common.files import write_atomically
-from clipfast.plan.bytes_sent import STRATEGIES
+from clipfast.bench.measure import environment, peak_bytes, step
+from clipfast.common.files import write_json
+from clipfast.distributed.blocks import EXCHANGES
+from clipfast.losses.declaration import LOSSES, named
 from clipfast.plan.calibrate import measured
 from clipfast.plan.machine import Machine
-from clipfast.plan.problem import LOSSES, Problem
-from clipfast.plan.strategies import Plan, plans
+from clipfast.plan.problem import Problem
+from clipfast.plan.strategies import SINGLE, Plan, plans
 
 RUNS = 10
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
-def step(problem: Problem, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> None:
-    a, b, scale = inputs
-    for x in inputs:
-        x.grad = None
-    function = getattr(clipfast, f"{problem.loss}_loss")
-    arguments = {"clip": (scale,), "info_nce": (scale,), "siglip": (scale, -10.0), "nt_xent": (1 / scale,)}[problem.loss]
-    function(a, b, *arguments, normalize=problem.normalize, **options).backward()
+def step_of(problem: Problem, inputs: tuple[Tensor, ...], **options: Any) -> functools.partial:
+    loss = functools.partial(named(problem.loss).fused, normalize=problem.normalize, **options)
+    return functools.partial(step, loss, inputs)
 
 
 def fastest(run: functools.partial, clock: str) -> float:
@@ -61,7 +57,7 @@ def fastest(run: functools.partial, clock: str) -> float:
 
 def alone(problem: Problem, clock: str) -> dict[str, float | None]:
     inputs = features(problem.batch, problem.dim, getattr(torch, problem.dtype))
-    run = functools.partial(step, problem, inputs, {})
+    run = step_of(problem, inputs)
     found = fastest(run, clock)
     for x in inputs:
         x.grad = None
@@ -69,15 +65,15 @@ def alone(problem: Problem, clock: str) -> dict[str, float | None]:
 
 
 def one_rank(rank: int, store: str, problem: Problem, results: str, clock: str) -> None:
-    """Rank 0 writes each strategy's time, that of the slowest rank."""
+    """Rank 0 writes, for each strategy, the time of the slowest rank."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=problem.ranks)
-    a, b, scale = features(problem.pairs_of_ranks[rank], problem.dim, getattr(torch, problem.dtype), seed=rank)
+    inputs = features(problem.pairs_of_ranks[rank], problem.dim, getattr(torch, problem.dtype), seed=rank)
     found = {}
-    for strategy in STRATEGIES:
-        options = {"group": dist.group.WORLD, "strategy": strategy}
-        seconds = torch.tensor(fastest(functools.partial(step, problem, (a, b, scale), options), clock))
+    for strategy in EXCHANGES:
+        run = step_of(problem, inputs, group=dist.group.WORLD, strategy=strategy)
+        seconds = torch.tensor(fastest(run, clock))
         dist.all_reduce(seconds, dist.ReduceOp.MAX)
         found[strategy] = {"step_s": seconds.item()}
     if rank == 0:
@@ -110,7 +106,7 @@ def row(problem: Problem, plan: Plan, found: dict[str, float | None], clock: str
 
 def compare(loss: str, batch: int, dim: int, dtype: str, ranks: int, machine: Machine, clock: str) -> list[dict[str, Any]]:
     problem = Problem(loss, batch, dim, dtype, ranks, device="cpu")
-    found = {"single": alone(problem, clock), **grouped(problem, clock)}
+    found = {SINGLE: alone(problem, clock), **grouped(problem, clock)}
     return [row(problem, plan, found[plan.strategy], clock) for plan in plans(problem, machine)]
 
 
@@ -134,7 +130,7 @@ def main(
     load.append(os.getloadavg()[0])
     surroundings = {**environment(), "cores": os.cpu_count(), "load_before_and_after": load}
     content = {"environment": surroundings, "clock": clock, "dim": dim, "dtype": dtype, "machines": machines, "results": rows}
-    write_atomically(out, lambda file: file.write(json.dumps(content, indent=1).encode()))
+    write_json(out, content)
     typer.echo(f"results: {out}")
     off = max(max(row["ratio"], 1 / row["ratio"]) for row in rows)
     typer.echo(f"the plan is off by a factor of {off:.2f} at most; {factor} is allowed")

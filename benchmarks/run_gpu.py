@@ -2,8 +2,8 @@
 
     python benchmarks/run_gpu.py --out benchmarks/results/gpu.json [--parts tests,sanitizer,speed] [--minutes 25]
 
-The file names the hardware, the versions and the commit. Times are medians of interleaved runs in one process; only ratios
-within it are compared. Peers (open_clip, memeff, inf_cl, siglip_kernel) are timed where they are installed.
+The file names the hardware, the versions and the commit. Times are medians of interleaved runs in one process, so their ratios
+can be compared. Peers (memeff, inf_cl, siglip_kernel) are timed where they are installed.
 """
 
 from __future__ import annotations
@@ -25,15 +25,21 @@ import typer
 from torch import Tensor
 
 from clipfast.bench.cases import fused
+from clipfast.bench.measure import step
 from clipfast.bench.peers import peers
-from clipfast.common.files import write_atomically
+from clipfast.common.files import write_json
+from clipfast.compute.registry import BACKENDS
+from clipfast.losses.clip import CLIP
 from clipfast.losses.declaration import named
+from clipfast.losses.siglip import SIGLIP
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [(n, d) for d in (512, 768, 1024) for n in (32_768, 65_536)]
+TIMED = (CLIP.name, SIGLIP.name)  # one loss of each family
 SIDES = (8192, 16_384)  # tile sides timed in addition to the default
+FIRST = (32_768, 768)
 SMALL = [(n, 768) for n in (1024, 2048, 4096)]
-DENSE_LIMIT = 33_000  # the dense losses hold several matrices of logits: 65,536^2 in float32 are 17 GB each
+DENSE_LIMIT = 33_000  # pairs; the dense losses hold several matrices of logits, 17 GB each at 65,536 in float32
 
 
 def command(*words: str | Path, timeout: float = 900) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def milliseconds(run: Callable[[], object]) -> float:
 
 
 def interleaved(runs: dict[str, Callable[[], object]], rounds: int = 12) -> dict[str, float]:
-    """Median milliseconds of each, round by round so that clocks and temperature are the same for all."""
+    """Median milliseconds of each run; they take turns, so that clocks and temperature are the same for all."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 2):
         for name, run in runs.items():
@@ -91,19 +97,14 @@ def product_rate() -> float:
 
 
 def contenders(loss: str, n: int, d: int) -> dict[str, Callable[..., Tensor]]:
-    found = {f"clipfast {name}": fused(loss, name) for name in ("triton", "cuda", "torch")}
+    """By name: every backend with tiles, the chosen one, other tile sides, the dense loss, and other projects' losses."""
+    found = {f"clipfast {backend.name}": fused(loss, backend.name) for backend in BACKENDS if backend.make}
     found["clipfast chosen"] = fused(loss)
     found |= {f"clipfast triton, tile {side}": fused(loss, "triton", 2 * side**2) for side in SIDES}
     if n <= DENSE_LIMIT:
         textbook = named(loss).textbook
         found |= {"dense eager": textbook, "dense compiled": torch.compile(textbook)}
     return found | peers(loss)
-
-
-def step(loss: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> None:
-    for x in inputs:
-        x.grad = None
-    loss(*inputs).backward()
 
 
 def measured(loss: str, n: int, d: int, rate: float) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def measured(loss: str, n: int, d: int, rate: float) -> dict[str, Any]:
             run()
             peaks[name] = torch.cuda.max_memory_allocated() - before
             runs[name] = run
-        except Exception as error:  # a peer that cannot run this size is a finding, and the others are still timed
+        except Exception as error:  # noted for a backend or peer that cannot run this size; the others are still timed
             failed[name] = f"{type(error).__name__}: {str(error)[:300]}"
     floor = named(loss).least_products * n * n * d / rate * 1e3
     times = interleaved(runs)
@@ -136,8 +137,8 @@ def measured(loss: str, n: int, d: int, rate: float) -> dict[str, Any]:
 
 def speed(deadline: float) -> dict[str, Any]:
     rate = product_rate()
-    sizes = [("clip", 32_768, 768), ("siglip", 32_768, 768)]
-    sizes += [(loss, *size) for size in SMALL + TARGETS for loss in ("clip", "siglip") if (loss, *size) not in sizes]
+    """The most wanted size first: what comes after the deadline is skipped."""
+    sizes = dict.fromkeys((loss, *size) for size in [FIRST, *SMALL, *TARGETS] for loss in TIMED)
     results = []
     for size in sizes:
         if time.time() > deadline:
@@ -167,8 +168,7 @@ def main(
             report[part] = speed(deadline)
         else:
             raise SystemExit(f"--parts must be any of tests, sanitizer, speed; got {part!r}")
-        text = json.dumps(report, indent=1).encode()
-        write_atomically(out, lambda file, text=text: file.write(text))
+        write_json(out, report)
     print(f"written to {out}")
 
 

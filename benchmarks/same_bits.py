@@ -1,11 +1,12 @@
-"""Whether the losses on the CPU give, bit for bit, what another checkout's give: for a change that is to change no result.
+"""Whether the losses on the CPU give the same bits as another checkout's: for changes that must not change a result.
 
     git worktree add /tmp/before COMMIT && (cd /tmp/before && python setup.py build_ext --inplace)
     python benchmarks/same_bits.py --other /tmp/before [--here PATH] [--only TEXT]
 
-Each checkout runs in processes of its own, through public functions alone. A case has its inputs from a seed and leaves a
-digest of all that the call gives: value, gradients and statistics, or the class of its error. Prints the cases that differ,
-and by how much; the exit status is 1 if there are any. ``--only`` takes the cases whose name contains TEXT.
+Each checkout runs in processes of its own and is called through public functions alone. The calls are those of
+``same_bits_cases.py``. A case draws its inputs from a seed and leaves a digest of all that the call returns: value, gradients
+and statistics, or the class of its error. Prints the cases that differ, and by how much; the exit status is 1 if there are any.
+``--only`` takes the cases whose name contains TEXT.
 """
 
 from __future__ import annotations
@@ -13,16 +14,13 @@ from __future__ import annotations
 import argparse
 import collections
 import hashlib
-import itertools
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,138 +28,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from same_bits_cases import INPUTS, Case, one_process_cases, two_rank_cases
 from torch import Tensor, nn
-
-LOSSES, REDUCTIONS, STRATEGIES = ("clip", "info_nce", "nt_xent", "siglip"), ("mean", "sum", "none"), ("ring", "gather")
-DTYPES, BACKENDS = ("float32", "bfloat16", "float16", "float64"), (None, "cpu", "torch", "reference")
-INPUTS, YES_OR_NO = ("a", "b", "scale", "bias"), (False, True)
-WANTS = tuple(wants for count in range(5) for wants in itertools.combinations(INPUTS, count))
-SMALL, SWEPT, LARGE = (20, 20), (500, 500), (2100, 2100)
-# Up to 384 * 384 logits (192 pairs of NT-Xent's) a batch runs as one tile or as the reference; from 1100 on there are several.
-SQUARES = ((1, 1), (2, 2), SMALL, (192, 192), (193, 193), (384, 384), (385, 385), SWEPT, (1100, 1100))
-RECTANGLES = ((20, 50), (50, 20), (500, 300), (300, 1100), (1100, 700))
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call. With a ``strategy`` two ranks make it, of which the second has ``uneven`` more rows and columns."""
-
-    loss: str = "clip"
-    size: tuple[int, int] = SMALL
-    width: int = 64
-    dtype: str = "float32"
-    regime: str = "untrained"
-    strided: bool = False
-    scale: float = 14.3
-    wants: tuple[str, ...] = INPUTS
-    tensors: bool = False  # scale and bias are tensors even where no gradient is wanted
-    numbers: str = "float32"  # their dtype
-    targets: str = ""
-    normalize: bool = False
-    reduction: str = "mean"
-    stats: bool = False
-    backend: str | None = None
-    workspace: str = "default"
-    api: str = "function"
-    weighted: bool = False  # the gradient from above is not one
-    again: bool = False  # a second backward pass
-    strategy: str = ""
-    uneven: int = 0
-    gradient_reduction: str = "mean"
-
-    @property
-    def name(self) -> str:
-        told = {k: v for k, v in asdict(self).items() if k in ("loss", "size") or v != getattr(Case, k)}
-        return " ".join(f"{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in told.items())
-
-    @property
-    def threads(self) -> int:
-        """Gradients of rows that share a column are added by index_put_: with two threads in the order in which they come."""
-        return 1 if self.targets == "shared" or self.strategy else 2
-
-    @property
-    def workspace_bytes(self) -> int | None:
-        """Of elements: the fewest that hold a tile, one less, larger tiles, some tiles kept between the passes, and all."""
-        fewest = 2 * 64 * (64 + self.width)
-        sizes = {"smallest": fewest, "too small": fewest - 1, "small": 2**17, "some kept": 4_300_000, "all kept": 2**26}
-        itemsize = 8 if self.dtype == "float64" else 4
-        return None if self.workspace == "default" else sizes[self.workspace] * itemsize
-
-
-def grid(loss: str, **options: Any) -> Iterator[Case]:
-    """Every combination of the options' choices."""
-    for values in itertools.product(*options.values()):
-        yield Case(loss, **dict(zip(options, values, strict=True)))
-
-
-def chosen(loss: str) -> Iterator[Case]:
-    """What a sample might miss."""
-    yield from grid(loss, size=SQUARES, backend=BACKENDS)
-    yield from grid(loss, size=[SWEPT], dtype=DTYPES, reduction=REDUCTIONS, normalize=YES_OR_NO, weighted=[True])
-    yield from grid(loss, size=(SMALL, SWEPT), reduction=("mean", "none"), wants=WANTS)
-    yield from grid(loss, dtype=DTYPES, numbers=DTYPES, normalize=YES_OR_NO, weighted=[True])
-    yield from grid(loss, size=[LARGE], workspace=("smallest", "small", "default", "some kept"))
-    # No window of float32 (at 3000, of float64) holds these logits: the range guard takes the exact path.
-    yield from grid(loss, size=[SWEPT], scale=[300.0], regime=("converged", "opposite"), backend=BACKENDS, again=YES_OR_NO)
-    yield Case(loss, SWEPT, dtype="float64", scale=3000.0)
-    yield Case(loss, LARGE, scale=300.0, workspace="some kept")
-    yield from grid(loss, size=(SMALL, SWEPT), regime=("nan", "zeros", "overflow"), dtype=DTYPES, normalize=YES_OR_NO)
-    apis = ("autocast", "cached", "create_graph", *(["module"] if loss in ("clip", "siglip") else []))
-    yield from grid(loss, size=(SMALL, SWEPT), api=apis, weighted=[True])
-
-
-def wrong(loss: str) -> Iterator[Case]:
-    """Most of these are errors, whose classes must stay."""
-    yield from grid(loss, targets=("shared", "outside", "all ignored"), reduction=REDUCTIONS)
-    yield from grid(loss, dtype=["float64"], backend=["cpu", "cuda", "unknown"])
-    yield from (Case(loss, (20, 10)), Case(loss, reduction="max"), Case(loss, scale=float("inf")))
-    yield Case(loss, backend="torch", workspace="too small")
-
-
-def drawn(chance: random.Random, **fixed: Any) -> Case:
-    """A case that may differ from the default in anything at once."""
-    options: dict[str, tuple] = {
-        "loss": LOSSES, "size": (*SQUARES, *RECTANGLES), "width": (64, 64, 24, 37), "dtype": DTYPES, "strided": YES_OR_NO,
-        "regime": ("untrained", "untrained", "converged", "opposite", "norms"), "scale": (14.3, 100.0, 300.0, 0.0, -20.0),
-        "wants": (INPUTS, INPUTS, *WANTS), "tensors": YES_OR_NO, "numbers": DTYPES, "normalize": YES_OR_NO,
-        "targets": ("", "permuted", "ignored", "shared"), "reduction": REDUCTIONS, "stats": YES_OR_NO,
-        "backend": (None, *BACKENDS), "workspace": ("default", "smallest", "small", "some kept", "all kept"),
-        "api": (*["function"] * 5, "no_grad"), "weighted": YES_OR_NO, "again": YES_OR_NO,
-    }  # fmt: skip
-    return served(Case(**{**{name: chance.choice(some) for name, some in options.items()}, **fixed}))
-
-
-def served(case: Case) -> Case:
-    """The nearest call that is no error."""
-    targets = case.targets if case.loss in ("clip", "info_nce") else ""
-    if case.loss == "clip" and targets == "shared":
-        targets = "permuted"
-    rows, cols = case.size
-    square = not targets and (case.loss != "info_nce" or rows > cols)
-    backend = "torch" if case.backend == "cpu" and case.dtype == "float64" else case.backend
-    size, stats = (rows, rows) if square else case.size, case.stats and case.loss == "clip"
-    return replace(case, size=size, targets=targets, backend=backend, stats=stats)
-
-
-def one_process_cases() -> Iterator[Case]:
-    for loss in LOSSES:
-        yield from (*chosen(loss), *wrong(loss))
-    chance = random.Random(0)
-    yield from (drawn(chance) for _ in range(1500))
-    strips = {"loss": "info_nce", "size": (1100, 1500), "backend": None, "workspace": "some kept", "reduction": "mean"}
-    yield from (drawn(chance, **strips) for _ in range(20))  # both passes over a strip of rows at once
-
-
-def two_rank_cases() -> Iterator[Case]:
-    chance = random.Random(1)
-    for loss, strategy, uneven, reduction in itertools.product(LOSSES, STRATEGIES, (0, 37), REDUCTIONS):
-        fixed = {"loss": loss, "strategy": strategy, "uneven": uneven, "reduction": reduction, "api": "function"}
-        for size, dtype in (((700, 750), "float32"), ((20, 20), chance.choice(DTYPES))):
-            more = {"backend": chance.choice((None, "torch")), "gradient_reduction": chance.choice(("mean", "sum"))}
-            yield drawn(chance, size=size, dtype=dtype, **fixed, **more)
-    yield from (Case(loss, api="module", strategy=s, uneven=5) for loss in ("clip", "siglip") for s in STRATEGIES)
-    yield from (Case(loss, api="cached", strategy=s, uneven=5) for loss in LOSSES for s in STRATEGIES)
-    yield from (Case(targets="all ignored", strategy="ring"), Case(backend="reference", strategy="ring"))
 
 
 class Call:
@@ -193,7 +61,7 @@ class Call:
         return [x.t().contiguous().t() if self.case.strided else x for x in given]
 
     def _inputs(self) -> dict[str, Any]:
-        """By name. NT-Xent's scale is a temperature."""
+        """The loss's arguments by name. NT-Xent takes a temperature in place of the scale."""
         case, scale = self.case, self.case.scale
         if case.loss == "nt_xent":
             scale = 1 / scale if scale else float("inf")
@@ -207,7 +75,7 @@ class Call:
         return {k: x.requires_grad_(k in case.wants) if isinstance(x, Tensor) else x for k, x in given.items()}
 
     def _targets(self) -> Tensor:
-        """Columns of their own, or shared ones; -100 for the rows that find none, and from "ignored" on for a third."""
+        """Each row's column, of its own or a "shared" one; -100 for none, and unless "permuted" for every third row."""
         shared, kind = torch.randint(self.cols, (self.rows,), generator=self.generator), self.case.targets
         own = torch.randperm(max(self.rows, self.cols), generator=self.generator)[: self.rows]
         found = shared if kind == "shared" else own.where(own < self.cols, -100)
@@ -265,7 +133,7 @@ def bits(x: Tensor) -> Tensor:
 
 
 def outcome(call: tuple[Case, int, dist.ProcessGroup | None], folder: Path) -> str:
-    """The digest of what the call gives, which stays in ``folder`` under that name; or its error's class."""
+    """The digest of what the call returns, which stays in ``folder`` under that name; or the class of its error."""
     torch.set_num_threads(call[0].threads)
     try:
         found = Call(*call).outputs()
@@ -279,7 +147,7 @@ def outcome(call: tuple[Case, int, dist.ProcessGroup | None], folder: Path) -> s
 
 
 def record(cases: Iterator[Case], only: str, folder: Path, rank: int = 0, group: dist.ProcessGroup | None = None) -> None:
-    """A line of JSON for each case."""
+    """Write a line of JSON for each case."""
     name = f" rank={rank}" if group else ""
     with open(folder / f"cases{name}.jsonl", "w", buffering=1) as file:
         for case in dict.fromkeys(cases):
@@ -293,12 +161,12 @@ def one_rank(rank: int, folder: Path, only: str) -> None:
     store, patience = f"file://{folder}/store", timedelta(seconds=30)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=patience)
     record(two_rank_cases(), only, folder, rank, dist.group.WORLD)
-    dist.barrier()  # nobody leaves while the other still exchanges
+    dist.barrier()  # no rank leaves while the other still exchanges
     dist.destroy_process_group()
 
 
 def record_checkout(checkout: Path, folder: Path, only: str) -> None:
-    """In a process that has ``checkout`` first on its path."""
+    """Run all cases in this process, whose path must begin with ``checkout``."""
     import clipfast
 
     if Path(clipfast.__file__).resolve().parents[1] != checkout:
@@ -321,7 +189,7 @@ def found_by(checkout: Path, folder: Path, only: str) -> dict[str, str]:
 
 
 def difference(here: Path, there: Path) -> str:
-    """The first output of a case that differs. The paths end in what was found, and errors have no files."""
+    """Which output of a case differs first, and by how much. The paths' names are the findings; an error has no file."""
     if not (here.is_file() and there.is_file()):
         return f"{here.name[:20]} here, {there.name[:20]} there"
     mine, theirs = (torch.load(path, weights_only=True) for path in (here, there))

@@ -1,4 +1,4 @@
-"""``python -m clipfast``: see cli.py."""
+"""``python -m clipfast``: the commands of clipfast/cli/app.py."""
 
 import sys
 

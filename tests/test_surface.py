@@ -1,4 +1,4 @@
-"""The package's public names, and what importing it costs."""
+"""The package's public names, and what is imported with each."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ HEAVY = (
     "typer",
     "sentencepiece",
     "torchvision",
+    "matplotlib",
+    "clipfast.cli",
+    "clipfast.demo",
     "clipfast.models",
     "clipfast.hub",
     "clipfast.text.bpe",

@@ -1,1 +1,1 @@
-"""Time, memory and share of the arithmetic floor of every way to compute a loss, side by side in one process."""
+"""Every way to compute a loss measured side by side in one process: time, memory, and share of the arithmetic floor."""

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
-from clipfast.common.files import write_atomically
+from clipfast.common.extras import require
+from clipfast.common.files import write_atomically, write_json
 
 MIB = 2**20
 
 
 def table(comparison: dict) -> Table:
-    """One size. A share above 1 means faster than that library's plain products of the same operation count."""
+    """One size. A share above 1: faster than as many operations in plain products of that library."""
     rates = comparison["product_gflops"]
-    caption = ", ".join(f"{library} {rate:.0f} GFLOP/s" for library, rate in rates.items())
-    title = (
-        f"{comparison['loss']} loss, N = {comparison['n']}, D = {comparison['dim']}, {comparison['dtype']}, forward + backward"
-    )
-    result = Table(title=title, caption=f"Floor: the operations at the rate of plain products, {caption}")
+    libraries = ", ".join(f"{library} {rate:.0f} GFLOP/s" for library, rate in rates.items())
+    loss, n, dim, dtype = (comparison[key] for key in ("loss", "n", "dim", "dtype"))
+    title = f"{loss} loss, N = {n}, D = {dim}, {dtype}, forward + backward"
+    result = Table(title=title, caption=f"Floor: the operations at the rate of plain products, {libraries}")
     for column in ("", "time", "speed-up", "extra memory", *(f"floor/time, {k}" for k in rates)):
         result.add_column(column, justify="left" if not column else "right", no_wrap=not column)
     base = next((r["median_s"] for r in comparison["results"] if "median_s" in r), None)
@@ -33,21 +33,23 @@ def table(comparison: dict) -> Table:
     return result
 
 
-def write_json(path: Path, environment: dict, comparisons: list[dict]) -> None:
-    content = json.dumps({"environment": environment, "comparisons": comparisons}, indent=1).encode()
-    write_atomically(path, lambda file: file.write(content))
+def write_results(path: Path, environment: dict, comparisons: list[dict]) -> None:
+    write_json(path, {"environment": environment, "comparisons": comparisons})
+
+
+def new_figure(width: float, height: float, purpose: str = "the picture", extra: str = "bench", **options: Any) -> Any:
+    """A figure of matplotlib without pyplot, whose global state and window toolkits a command has no use for.
+
+    ImportError without matplotlib: ``purpose`` needs it, and ``extra`` brings it.
+    """
+    figure = require("matplotlib.figure", purpose, extra=extra).Figure
+    return figure(figsize=(width, height), **options)
 
 
 def write_picture(path: Path, environment: dict, comparisons: list[dict]) -> None:
     """Time and memory against N; a dense line ends where its logits no longer fit in memory."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise SystemExit(f"the picture needs matplotlib ({error}); pip install 'clipfast[bench]'") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2))
+    figure = new_figure(11, 4.2)
+    left, right = figure.subplots(1, 2)
     for name in dict.fromkeys(r["name"] for c in comparisons for r in c["results"]):
         rows = [(c["n"], r) for c in comparisons for r in c["results"] if r["name"] == name and "median_s" in r]
         style = {"marker": "o", "linestyle": "--" if name.startswith("dense") else "-", "label": name}
@@ -67,4 +69,3 @@ def write_picture(path: Path, environment: dict, comparisons: list[dict]) -> Non
     )
     figure.tight_layout()
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=130))
-    pyplot.close(figure)

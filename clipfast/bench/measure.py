@@ -1,4 +1,4 @@
-"""Medians of interleaved runs, peak memory beyond the inputs, and the rate of plain products in the same process."""
+"""Median times of interleaved runs, peak memory beyond the inputs, and the rate of plain products in the same process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from clipfast.bench.cases import Case, LossOfScale, cases, features
-from clipfast.common.dtypes import compute_dtype
+from clipfast.common.dtypes import compute_dtype, name_of
 from clipfast.common.limits import DEFAULT_WORKSPACE_BYTES
 from clipfast.compute.gemm import OneDnnGemm, cpu_gemm
 from clipfast.losses.declaration import named
 
-STATUS = Path("/proc/self/status")
+STATUS, MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
+GUESSED_BYTES = 8 * 2**30
 
 
 def step(loss: LossOfScale, inputs: tuple[Tensor, ...]) -> None:
@@ -37,33 +38,30 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def peak_bytes(run: Callable[[], object]) -> int | None:
-    """Peak resident memory of ``run`` above what is resident before it; None where the system does not tell (not Linux)."""
+    """Peak resident memory of ``run`` above what was resident before it; None where the system does not tell (not Linux)."""
     if not STATUS.exists():
         return None
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # else the allocator would serve the run from memory that counts already
+    ctypes.CDLL(None).malloc_trim(0)  # or the allocator would serve the run from memory that is resident already
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = _status("VmRSS")
+    before = _entry(STATUS, "VmRSS")
     run()
-    return _status("VmHWM") - before
+    return _entry(STATUS, "VmHWM") - before
 
 
-def _status(field: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+def _entry(table: Path, name: str) -> int:
+    """Bytes of the line ``name: COUNT kB``."""
+    line = next(line for line in table.read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
 
 def available_bytes() -> int:
-    """Memory that a run may take: what the system says is available."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return 8 * 2**30
-    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(line.split()[1]) * 1024
+    """Memory that a run may take: what the system says is available, or a guess where it does not tell (not Linux)."""
+    return _entry(MEMINFO, "MemAvailable") if MEMINFO.exists() else GUESSED_BYTES
 
 
 def product_rates(dim: int, dtype: torch.dtype, side: int = 2048) -> dict[str, float]:
-    """Operations per second of ``(side, dim) @ (dim, side)`` by each library at hand, in the compute dtype."""
+    """Operations per second of ``(side, dim) @ (dim, side)`` in the compute dtype, by each library that is there."""
     a, b = (torch.randn(side, dim, dtype=compute_dtype(dtype)) for _ in range(2))
     out = torch.empty(side, side, dtype=a.dtype)
     products: dict[str, Callable[[], object]] = {"torch.mm": lambda: torch.mm(a, b.t(), out=out)}
@@ -87,7 +85,7 @@ def compare(
     budget_seconds: float = 10.0,
     contenders: list[Case] | None = None,
 ) -> dict:
-    """One size: each contender's median time, peak memory, and share of the floor, as a plain dictionary."""
+    """One size: each contender's median time, peak memory and share of the floor, as plain values for JSON."""
     inputs = features(n, dim, dtype)
     found = cases(loss, compiled, workspace_bytes) if contenders is None else contenders
     declared = named(loss)
@@ -105,13 +103,13 @@ def compare(
     floors = {name: declared.least_products * n * n * dim / rate for name, rate in rates.items()}
     rows = [_row(c.name, times.get(c.name), peaks.get(c.name), floors) for c in found]
     return {
-        "loss": loss, "n": n, "dim": dim, "dtype": str(dtype).removeprefix("torch."), "workspace_bytes": workspace_bytes,
+        "loss": loss, "n": n, "dim": dim, "dtype": name_of(dtype), "workspace_bytes": workspace_bytes,
         "product_gflops": {name: rate / 1e9 for name, rate in rates.items()}, "results": rows,
     }  # fmt: skip
 
 
 def _warm(case: Case, inputs: tuple[Tensor, ...]) -> int | None:
-    """A run that is not counted (compilation, caches), then the memory of one."""
+    """One run that is not counted (compilation, caches), then the peak memory of another."""
     step(case.loss, inputs)
     for x in inputs:
         x.grad = None
@@ -135,8 +133,8 @@ def _row(name: str, times: list[float] | None, peak: int | None, floors: dict[st
 
 def environment() -> dict:
     """Hardware and versions, for the record."""
-    model = Path("/proc/cpuinfo")
-    lines = model.read_text().splitlines() if model.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return {
         "processor": processor,

@@ -1,1 +1,1 @@
-"""The command line: what a person types."""
+"""The commands: doctor, bench, plan, demo, train, classify."""

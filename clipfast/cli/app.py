@@ -1,4 +1,4 @@
-"""The command line: doctor, bench, plan, demo, train, classify."""
+"""Each command: its options, what it prints, and which errors end it in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from clipfast.cli.choices import LOSS
+from clipfast.cli.choices import DEFAULT_LOSS, LOSS
 from clipfast.cli.plan_command import plan
 from clipfast.cli.terminal import console, stop
 
@@ -43,7 +43,7 @@ def doctor() -> None:
 def bench(
     sizes: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1024,4096,8192",
     dim: Annotated[int, typer.Option(help="Width of the features.")] = 512,
-    loss: Annotated[str, LOSS] = "clip",
+    loss: Annotated[str, LOSS] = DEFAULT_LOSS,
     dtype: Annotated[Dtype, typer.Option(help="Of the features.")] = Dtype.float32,
     workspace_mib: Annotated[int, typer.Option(help="Workspace of the fused losses, MiB.")] = 64,
     compiled: Annotated[bool, typer.Option(help="Include the dense loss under torch.compile.")] = True,
@@ -56,29 +56,41 @@ def bench(
     The floor is the loss's least number of operations (8 N^2 D for a two-sided softmax) at the rate of plain
     products measured in the same process, for each library that has them.
     """
-    from clipfast.bench.bench_report import table, write_json, write_picture
+    from clipfast.bench.bench_report import table
     from clipfast.bench.measure import compare, environment
 
-    if any(not size.strip().isdigit() or int(size) < 1 for size in sizes.split(",")):
-        raise typer.BadParameter(f"--sizes takes whole numbers above 0, separated by commas; got {sizes!r}")
-    counts = [int(size) for size in sizes.split(",")]
+    counts, kind = _batch_sizes(sizes), getattr(torch, dtype.value)
     machine = environment()
     console.print(f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}")
     found = []
     for n in counts:
         with console.status(f"N = {n}"):
-            kind = getattr(torch, dtype.value)
             try:
                 found.append(compare(loss, n, dim, kind, compiled, workspace_mib * 2**20, seconds))
-            except ValueError as error:  # a workspace too small for the width, say
+            except ValueError as error:  # such as a workspace too small for the width
                 stop(error)
         console.print(table(found[-1]))
+    _write_comparisons(machine, found, json, plot)
+
+
+def _write_comparisons(machine: dict, found: list[dict], json: Path | None, plot: Path | None) -> None:
+    from clipfast.bench.bench_report import write_picture, write_results
+
     if json is not None:
-        write_json(json, machine, found)
+        write_results(json, machine, found)
         console.print(f"results: {json}")
     if plot is not None:
-        write_picture(plot, machine, found)
+        try:
+            write_picture(plot, machine, found)
+        except ImportError as error:
+            stop(error)
         console.print(f"picture: {plot}")
+
+
+def _batch_sizes(text: str) -> list[int]:
+    if any(not size.strip().isdigit() or int(size) < 1 for size in text.split(",")):
+        raise typer.BadParameter(f"--sizes must be whole numbers above 0, separated by commas; got {text!r}")
+    return [int(size) for size in text.split(",")]
 
 
 app.command()(plan)
@@ -101,7 +113,7 @@ def demo(
         stop(error)
     console.print("[bold]What the loss saves[/bold] (python -m clipfast bench has more)")
     with console.status("measuring the dense and the fused loss"):
-        comparison = compare("clip", 8192, 512, compiled=False, budget_seconds=6.0)
+        comparison = compare(DEFAULT_LOSS, 8192, 512, compiled=False, budget_seconds=6.0)
     console.print(table(comparison))
     console.print("[bold]Training with it[/bold]")
     try:
@@ -180,7 +192,7 @@ def classify(
 def _show(results: list[Result], csv: Path | None) -> None:
     if csv is None:
         found = Table("picture", "label", "probability")
-        found.columns[0].overflow = "fold"  # a path that is cut off names no file
+        found.columns[0].overflow = "fold"  # a path cut short would be useless
         for result in results:
             for i, (label, probability) in enumerate(result.best):
                 found.add_row("" if i else escape(str(result.path)), escape(label), f"{probability:.4f}")

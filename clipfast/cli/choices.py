@@ -6,14 +6,18 @@ from typing import Any
 
 import typer
 
-from clipfast.losses.declaration import LOSSES
+from clipfast.losses.clip import CLIP
+from clipfast.losses.declaration import LOSSES, named
+
+DEFAULT_LOSS = CLIP.name
 
 
 def loss_name(value: str) -> str:
-    """A loss of the catalogue, as it is when the command runs."""
-    if value not in LOSSES:
-        raise typer.BadParameter(f"must be one of {', '.join(LOSSES)}; got {value!r}")
-    return value
+    """``value``, if the catalogue has a loss of that name when the command runs."""
+    try:
+        return named(value).name
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
-LOSS: Any = typer.Option(help="Which loss.", parser=loss_name, metavar=f"[{'|'.join(LOSSES)}]")
+LOSS: Any = typer.Option(help="Which loss.", parser=loss_name, metavar=f"<{'|'.join(LOSSES)}>")

@@ -9,15 +9,15 @@ from typing import Annotated
 import torch
 import typer
 
-from clipfast.cli.choices import LOSS
+from clipfast.cli.choices import DEFAULT_LOSS
 from clipfast.cli.terminal import console, stop
+from clipfast.common.files import write_json
+from clipfast.losses.declaration import LOSSES
 from clipfast.plan import machine as machines
 from clipfast.plan import plan_report as report
-from clipfast.plan.machine import DEFAULT, FLAG, Machine
+from clipfast.plan.machine import DEFAULT, FIGURES, FLAG, Machine
 from clipfast.plan.problem import DTYPES, GRADIENTS, Problem
 from clipfast.plan.strategies import plans
-
-OF_THE_DEVICE = ("product_tflops", "sweep_share", "copy_gb_s", "tile_us", "memory_gib")
 
 
 def figure(text: str) -> typer.models.OptionInfo:
@@ -28,7 +28,7 @@ def plan(
     batch: Annotated[int, typer.Option(help="Pairs of the whole group in a step.")],
     dim: Annotated[int, typer.Option(help="Width of the features.")],
     gpus: Annotated[int, typer.Option(help="Ranks: processes, each with a GPU or on a CPU.")] = 1,
-    loss: Annotated[str, LOSS] = "clip",
+    loss: Annotated[str, typer.Option(help=f"One of {', '.join(LOSSES)}.")] = DEFAULT_LOSS,
     dtype: Annotated[str, typer.Option(help=f"Of the features: {', '.join(DTYPES)}.")] = "bfloat16",
     gradients: Annotated[str, typer.Option(help=f"{', '.join(GRADIENTS)}. Rows are images or queries.")] = "both",
     normalize: Annotated[bool, typer.Option(help="Whether the loss normalises.")] = True,
@@ -52,16 +52,16 @@ def plan(
     Operations and bytes are counted as the code makes them. Times come from a model of the machine, an assumed node of
     eight H200 by default: figures are given by flags, by a file, or measured here with --calibrate.
     """
-    given = {name: value for name, value in locals().items() if name in machines.FIGURES and value is not None}
+    given = {name: value for name, value in locals().items() if name in FIGURES and value is not None}
     workspace = None if workspace_mib is None else workspace_mib * 2**20
     try:
-        # The machine says on which device, and measuring it takes seconds: what is wrong with the problem is said before.
+        # Measuring the machine takes seconds, and it says the device: errors of the problem come first.
         problem = Problem(loss, batch, dim, dtype, gpus, gradients, normalize=normalize, workspace_bytes=workspace)
         model = _machine(machine, calibrate, problem, given)
         problem = replace(problem, device=model.device)
         found = plans(problem, model)
         if json is not None:
-            report.write_json(json, report.as_dict(problem, model, found))
+            write_json(json, report.as_dict(problem, model, found))
     except (ImportError, OSError, ValueError) as error:
         stop(error)
     for table in (report.machine_table(model), report.cost_table(problem, found), report.memory_table(found)):
@@ -72,7 +72,7 @@ def plan(
 
 
 def _machine(path: Path | None, calibrate: bool, problem: Problem, given: dict[str, float]) -> Machine:
-    """Defaults, then the file, then what is measured, then the flags."""
+    """The figures by rank, the last wins: defaults, the file, what is measured, the flags."""
     model = machines.default(problem.dtype) if path is None else machines.read(path, problem.dtype)
     if calibrate:
         from clipfast.plan.calibrate import measured
@@ -80,7 +80,8 @@ def _machine(path: Path | None, calibrate: bool, problem: Problem, given: dict[s
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = measured(replace(model, name="this machine", device=device), problem.loss, problem.dim, problem.dtype)
     model = model.updated(FLAG, **given)
-    missing = [name for name in OF_THE_DEVICE if model.source(name) == DEFAULT]
+    missing = [name for name, declared in FIGURES.items() if declared["of_device"] and model.source(name) == DEFAULT]
     if model.device == "cpu" and missing:
-        raise ValueError(f"a CPU has no default {', '.join(missing)}: name them in the file or by flags, or pass --calibrate")
+        advice = "name them in the file or by flags, or pass --calibrate"
+        raise ValueError(f"{', '.join(missing)} must be given for a CPU, which has no defaults; got none; {advice}")
     return model

@@ -1,4 +1,4 @@
-"""What the commands share on a terminal: where they print, and how they end when they cannot go on."""
+"""The terminal of all commands: where they print, and how they end on an error."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ console = Console()
 
 
 def stop(error: Exception) -> NoReturn:
-    """The error in one line, and exit status 1."""
+    """Print the error in one line and end the command with exit status 1."""
     console.print(f"[red]{escape(str(error))}[/red]", soft_wrap=True)
     raise typer.Exit(1) from error

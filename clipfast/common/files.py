@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -22,6 +23,10 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             raise
     os.chmod(file.name, 0o666 & ~_umask())  # only its owner may read a temporary file
     os.replace(file.name, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomically(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ from functools import cache
 
 from torch import Tensor
 
+from clipfast.common.argument_checks import check_choice
 from clipfast.compute.backend_declaration import Declaration, Query
 from clipfast.sweep.tile_operations import Backend
 
@@ -37,9 +38,7 @@ def backends() -> dict[str, str | None]:
 
 def checked(name: str) -> str:
     """``name`` itself, if there is such a backend."""
-    names = [declaration.name for declaration in declarations()]
-    if name not in names:
-        raise ValueError(f"backend must be one of {', '.join(names)}, or None to let clipfast choose; got {name!r}")
+    check_choice("backend", name, [declaration.name for declaration in declarations()])
     return name
 
 

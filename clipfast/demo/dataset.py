@@ -1,4 +1,4 @@
-"""The icons as files: PNG pictures, a table of pairs to train on, and one of names to test with."""
+"""The icons as files: PNG pictures, a table of pairs to train on, and a table of names to test with."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ def caption(name: str, style: str | None = None) -> str:
 
 
 def write_dataset(folder: Path, icons: Icons) -> None:
-    """Into ``folder``: ``pictures/``, ``pairs.csv`` (image, caption, name) with each picture of the training's styles under
-    both of its captions, and ``held_out.csv`` (image, name)."""
+    """Write ``pictures/`` and two tables into ``folder``.
+
+    ``pairs.csv`` (image, caption, name) has each picture of the training styles twice, once with each of its captions;
+    ``held_out.csv`` (image, name) has the pictures of the held-out style.
+    """
     for style in icons.images:
         _write_pictures(folder, icons, style)
     rows = [
@@ -37,7 +40,7 @@ def write_dataset(folder: Path, icons: Icons) -> None:
 
 
 def picture_path(name: str, style: str) -> str:
-    """Within the folder."""
+    """Path of a picture within the folder."""
     return f"pictures/{style}/{name.replace(' ', '_')}.png"
 
 

@@ -1,4 +1,4 @@
-"""The training's configuration, as a file: ``python -m clipfast train demo.toml`` does the same again."""
+"""The configuration of the demo's training, as a file: ``python -m clipfast train demo.toml`` repeats the training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clipfast.training.settings.toml_and_flags import configured
 from clipfast.training.settings.train_config import TrainConfig
 
 BATCH_SIZE = 250
-EVALUATIONS = 10
+EVALUATIONS = 10  # in the whole training
 CONFIG = "demo.toml"
 ROWS_PER_NAME = 2 * len(TRAINING_STYLES)
 
@@ -49,7 +49,7 @@ every_steps = {log_every}
 
 
 def write_config(folder: Path, names: int, epochs: int, seed: int) -> TrainConfig:
-    """Write ``demo.toml`` into ``folder``, and read it as the training command does."""
+    """Write ``demo.toml`` into ``folder`` and read it as the training command does."""
     batch_size = min(BATCH_SIZE, names)
     steps = ROWS_PER_NAME * names // batch_size
     text = TEMPLATE.format(

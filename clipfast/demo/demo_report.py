@@ -1,4 +1,4 @@
-"""What the demo shows: the training's curve, and a page of predictions."""
+"""The pictures that the demo leaves: the training's curve, and a page of predictions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from clipfast.common.extras import require
+from clipfast.bench.bench_report import new_figure
 from clipfast.common.files import write_atomically
 from clipfast.demo.icons import HELD_OUT, Icons
 from clipfast.training.records.run_log import read_log
@@ -18,12 +18,11 @@ RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 
 def _figure(width: float, height: float) -> Any:
-    """A figure without pyplot, whose global state and window toolkits a command has no use for."""
-    return require("matplotlib.figure", "the demo", extra="demo").Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return new_figure(width, height, "the demo", "demo", dpi=120, layout="constrained")
 
 
 def draw_curve(path: Path, log: Path, names: int) -> None:
-    """The loss, and the held-out style's accuracy, as the training's log has them."""
+    """The loss, and the accuracy on the held-out style, from the training's log."""
     events = read_log(log)
     steps, losses = zip(*((e["step"], e["loss"]) for e in events if e["event"] == "step"), strict=True)
     metrics = [event for event in events if event["event"] == "evaluation"]
@@ -43,7 +42,7 @@ def draw_curve(path: Path, log: Path, names: int) -> None:
 
 
 def draw_predictions(path: Path, icons: Icons, predicted: list[str], seed: int = 0) -> None:
-    """Random icons of the held-out style with the names that the model gives them, and then some of its mistakes."""
+    """Random icons of the held-out style with the names that the model gave them, and below them some of its mistakes."""
     order = torch.randperm(len(icons.names), generator=torch.Generator().manual_seed(seed)).tolist()
     wrong = [i for i in order if predicted[i] != icons.names[i]]
     groups = [(order[: RANDOM_ROWS * COLUMNS], "at random")]

@@ -1,4 +1,4 @@
-"""The whole demo in one function: write the icons as files, train on them, test on the style that was held out."""
+"""The whole demo in one function: write icons as files, train on three of their styles, test on the fourth."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from clipfast.common.argument_checks import check_whole_number
 from clipfast.common.extras import require
 from clipfast.demo.dataset import caption, picture_path, write_dataset
 from clipfast.demo.demo_config import CONFIG, write_config
@@ -40,14 +41,12 @@ def run(output_dir: str | Path, names: int = 500, epochs: int = EPOCHS, seed: in
     """Train on ``names`` icons for ``epochs`` epochs of 6 pairs a name, as the training command does, in ``output_dir``.
 
     The same seed gives the same icons and the same training on the same machine. With two idle cores ``threads=2``
-    takes half the time; on a busy machine operations this small would mostly wait for the second thread, hence 1.
-    Raises ImportError where the demo's packages are missing, ValueError for fewer than 2 names, more than there are,
-    or no epochs. What an earlier demo left in ``output_dir`` is replaced.
+    takes half the time; on a busy machine operations this small would mostly wait for the second thread, so the default
+    is 1. What an earlier demo left in ``output_dir`` is replaced. Raises ImportError where the demo's packages are missing,
+    and ValueError for fewer than 2 names, more names than there are icons, or less than 1 epoch or thread.
     """
-    if epochs < 1:
-        raise ValueError(f"the demo needs at least 1 epoch, but got {epochs}")
-    if threads < 1:
-        raise ValueError(f"the demo needs at least 1 thread, but got {threads}")
+    check_whole_number("epochs", epochs, 1)
+    check_whole_number("threads", threads, 1)
     check_installed()
     icons, folder = load_icons(names, seed=seed), Path(output_dir)
     _clear(folder)
@@ -57,21 +56,21 @@ def run(output_dir: str | Path, names: int = 500, epochs: int = EPOCHS, seed: in
     with _threads(threads):
         summary = train(config)
         if summary.result is None:
-            raise KeyboardInterrupt  # which came during a step, and ended the training after it
+            raise KeyboardInterrupt  # it came during a step; the training finished the step and returned
         result = _write(folder, icons, summary, summary.result)
     _conclude(result, names)
     return result
 
 
 def check_installed() -> None:
-    """Fail before the training rather than after it."""
+    """ImportError, before the training rather than after it, where a package of the demo is missing."""
     icon_folder()
     for module, package in (("PIL.ImageFont", "pillow"), ("matplotlib.figure", None), ("ftfy", None), ("regex", None)):
         require(module, "the demo", package, extra="demo")
 
 
 def _clear(folder: Path) -> None:
-    """What an earlier demo trained there; a run that is not a demo's is left for the training to refuse."""
+    """Remove what an earlier demo trained there. The checkpoints of any other run stay, and the training refuses the folder."""
     if (folder / CONFIG).exists():
         for path in (*folder.glob("checkpoints/step-*.pt"), folder / "log.jsonl"):
             path.unlink(missing_ok=True)
@@ -79,6 +78,7 @@ def _clear(folder: Path) -> None:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
+    """Run torch's operations on ``count`` threads while the context is open."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -88,6 +88,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _write(folder: Path, icons: Icons, summary: Summary, weights: Path) -> DemoResult:
+    """Classify the held-out icons with the trained model, and draw both pictures."""
     model, preprocess = load(weights)
     classifier = ZeroShotClassifier(model, icons.names, caption("{}", HELD_OUT))
     pictures = [folder / picture_path(name, HELD_OUT) for name in icons.names]

@@ -1,4 +1,4 @@
-"""Named pictures: Google's Material icons, each drawn in four styles, from the fonts in the PyPI package iconipy."""
+"""Named pictures: Google's Material icons, each in four styles, drawn from the fonts in the PyPI package iconipy."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Icons:
 
 
 def load_icons(count: int | None = None, size: int = IMAGE_SIZE, seed: int = 0) -> Icons:
-    """Draw ``count`` icons (all of them for None), chosen by ``seed``.
+    """Draw ``count`` icons (None: all of them), chosen by ``seed``, ``size`` pixels wide and high.
 
-    No two are alike in any style, and no held-out picture is among those to train on.
+    No two are alike in any style, and no held-out picture is also a training picture.
     """
     names, pictures, kept = _drawn(size)
     if count is not None:
         if not 2 <= count <= len(kept):
-            raise ValueError(f"the number of names must be between 2 and {len(kept)}, but is {count}")
+            raise ValueError(f"the number of names must be between 2 and {len(kept)}; got {count}")
         order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed)).tolist()
         kept = sorted(kept[i] for i in order[:count])
     images = {style: drawn[kept] for style, drawn in pictures.items()}
@@ -48,16 +48,16 @@ def load_icons(count: int | None = None, size: int = IMAGE_SIZE, seed: int = 0) 
 
 @cache
 def _drawn(size: int) -> tuple[list[str], dict[str, np.ndarray], list[int]]:
-    """All names, all their pictures, and which of them are usable."""
+    """All names, their pictures by style, and the positions of those that are usable."""
     codes = {style: _codepoints(style) for style in FOLDERS}
-    # A name such as "turn_sharp_left" would teach the text tower the held-out style's word with another meaning.
+    # A name such as "turn_sharp_left" would teach the text tower another meaning of the held-out style's word.
     names = sorted(name for name in set.intersection(*map(set, codes.values())) if not set(FOLDERS) & set(name.split("_")))
     pictures = {style: _draw(style, [codes[style][name] for name in names], size) for style in FOLDERS}
     return names, pictures, _usable(pictures, len(names))
 
 
 def icon_folder() -> Path:
-    """Where iconipy's files are, without running its code, which imports window toolkits that may be absent."""
+    """The folder of iconipy's files, found without running its code, which imports window toolkits that may be absent."""
     spec = find_spec("iconipy")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("the demo needs iconipy, which is not installed: pip install 'clipfast[demo]'")
@@ -69,14 +69,14 @@ def _font_folder(style: str) -> Path:
 
 
 def _codepoints(style: str) -> dict[str, str]:
-    """Each icon's name and its character in the style's font."""
+    """Icon name -> its character in the style's font."""
     (table,) = _font_folder(style).glob("*.codepoints")
     pairs = (line.split() for line in table.read_text(encoding="utf-8").splitlines() if line)
     return {name: chr(int(code, 16)) for name, code in pairs}
 
 
 def _draw(style: str, characters: list[str], size: int) -> np.ndarray:
-    """(icons, size, size) uint8: the fonts are drawn on a square whose bottom left corner is the baseline's start."""
+    """(icons, size, size) uint8. A character fills a square whose bottom left corner is the start of its baseline."""
     image, image_draw, image_font = (
         require(f"PIL.{part}", "the demo", "pillow", "demo") for part in ("Image", "ImageDraw", "ImageFont")
     )
@@ -91,8 +91,10 @@ def _draw(style: str, characters: list[str], size: int) -> np.ndarray:
 
 
 def _usable(pictures: dict[str, np.ndarray], count: int) -> list[int]:
-    """The icons that look like no earlier one (several names may share a picture, and no model could tell which), and
-    whose held-out picture is not one to train on: a third of them are drawn alike in two styles."""
+    """The icons that look like no earlier one and whose held-out picture is not a training picture.
+
+    Several names may share a picture, and no model could tell which is meant; a third of the icons look alike in two styles.
+    """
     training = {drawn.tobytes() for style in TRAINING_STYLES for drawn in pictures[style]}
     seen: set[tuple[str, bytes]] = set()
     kept = []

@@ -7,7 +7,10 @@ import torch
 from clipfast.common.dtypes import compute_dtype
 from clipfast.common.limits import limits
 
-STRATEGIES = ("auto", "ring", "gather")
+EXCHANGES = ("gather", "ring")
+"""How columns travel between ranks."""
+AUTO = "auto"
+STRATEGIES = (AUTO, *EXCHANGES)
 
 
 def gathered_bytes(columns: tuple[int, ...], width: int, dtype: torch.dtype) -> int:
@@ -17,7 +20,7 @@ def gathered_bytes(columns: tuple[int, ...], width: int, dtype: torch.dtype) -> 
 
 def choose(strategy: str, columns: tuple[int, ...], width: int, dtype: torch.dtype) -> str:
     """The strategy itself or, for "auto", a gather while it is small (``Limits.gathered_bytes``) and else the ring."""
-    if strategy != "auto":
+    if strategy != AUTO:
         return strategy
     return "gather" if gathered_bytes(columns, width, dtype) <= limits().gathered_bytes else "ring"
 

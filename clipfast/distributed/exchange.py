@@ -60,7 +60,7 @@ class Exchange(Protocol):
     def total_rows(self) -> int: ...
 
     def largest(self, value: Tensor) -> Tensor:
-        """The largest of the ranks' values; NaN counts as infinity."""
+        """The largest of the ranks' values. Among several ranks NaN counts as infinity; a process alone keeps it."""
 
 
 class Alone:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from clipfast.common.argument_checks import check_choice
 from clipfast.operators.record import Family, LossOperators
 from clipfast.operators.registration import register
 
@@ -62,9 +63,10 @@ class Loss:
 
     @property
     def least_products(self) -> int:
-        """Operations of forward and backward in units of N^2 D, at least: scores, two gradients, and scores again in pass 2.
+        """Operations of forward and backward in units of N^2 D where no exponentials are kept between whole passes.
 
-        One direction alone needs no second product of the scores, and of a symmetric matrix one triangle is enough.
+        Scores, two gradients, and the scores again in pass 2. One direction alone needs no second product of the scores, and
+        of a symmetric matrix one triangle is enough.
         """
         if self.symmetric:
             return 4 * self.views**2
@@ -85,8 +87,7 @@ def declare(loss: Loss) -> Loss:
 
 def named(name: str) -> Loss:
     """The loss ``name``; ValueError with the accepted names."""
-    if name not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(LOSSES)}; got {name!r}")
+    check_choice("loss", name, tuple(LOSSES))
     return LOSSES[name]
 
 

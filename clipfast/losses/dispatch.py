@@ -34,7 +34,10 @@ class Call(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """The reduced loss and, where statistics were asked for, each line's log-sum-exp, positive and largest negative (3, L)."""
+    """The reduced loss and, where statistics were asked for, what they are made of.
+
+    ``state`` (3, M + N), for losses in both directions: each line's log-sum-exp, positive logit and largest negative.
+    """
 
     value: Tensor
     state: Tensor | None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
+from clipfast.common.argument_checks import check_choice
 from clipfast.losses.clip import clip_loss
 from clipfast.losses.options import DEFAULTS, RankOptions, unknown, with_options
 from clipfast.losses.siglip import siglip_loss
@@ -114,9 +115,8 @@ class SigLipLoss(_Loss):
         dist_impl: str | None = None,
         **options: Unpack[RankOptions],
     ) -> None:
-        if dist_impl is not None and dist_impl not in SIGLIP_STRATEGIES:
-            raise ValueError(f"dist_impl must be one of {', '.join(SIGLIP_STRATEGIES)}, or None; got {dist_impl!r}")
         if dist_impl is not None:
+            check_choice("dist_impl", dist_impl, tuple(SIGLIP_STRATEGIES))
             options["strategy"] = SIGLIP_STRATEGIES[dist_impl]
         super().__init__(rank, world_size, options)
         self.dist_impl = dist_impl or "bidir"

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
 
+from clipfast.common.argument_checks import check_choice
 from clipfast.operators.group_operators import GroupOptions, group_options
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ def checked(name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) ->
     """``given`` to the function ``name``, in place of ``defaults`` where it says something."""
     unknown(name, given, DEFAULTS)
     chosen = {**DEFAULTS, **defaults, **given}
-    if chosen["reduction"] not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {chosen['reduction']!r}")
+    check_choice("reduction", chosen["reduction"], REDUCTIONS)
     ranks = group_options(chosen["group"], chosen["strategy"], chosen["gradient_reduction"])
     return Checked(chosen["normalize"], chosen["reduction"], chosen["backend"], chosen["workspace_bytes"], ranks)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from clipfast.common.argument_checks import check_choice
 from clipfast.distributed.blocks import STRATEGIES
 from clipfast.operators.registration import define, ops
 
@@ -30,10 +31,8 @@ class GroupOptions(NamedTuple):
 
 def group_options(group: dist.ProcessGroup | None, strategy: str, gradient_reduction: str) -> GroupOptions:
     """The checked arguments of a public loss. A group of one rank is this process alone."""
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}; got {strategy!r}")
-    if gradient_reduction not in GRADIENT_REDUCTIONS:
-        raise ValueError(f"gradient_reduction must be one of {', '.join(GRADIENT_REDUCTIONS)}; got {gradient_reduction!r}")
+    check_choice("strategy", strategy, STRATEGIES)
+    check_choice("gradient_reduction", gradient_reduction, GRADIENT_REDUCTIONS)
     if group is None:
         return GroupOptions()
     if not hasattr(group, "group_name"):

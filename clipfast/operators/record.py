@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, get_type_hints
 from torch import Tensor
 
 from clipfast.sweep.gradient_sums import Wanted
+from clipfast.sweep.schedule import Budget, Extent, Schedule
 
 
 class Inputs(NamedTuple):
@@ -98,6 +99,9 @@ class Family(Protocol):
 
     def mean(self, name: str, inputs: Inputs, options: Options) -> MeanResults:
         """The mean loss and, in the same call, the wanted gradients in the compute dtype."""
+
+    def schedule(self, extent: Extent, budget: Budget, backward: bool) -> Schedule:
+        """How a mean's matrix is cut and visited; ``backward``: gradients are wanted too. ``clipfast.plan`` counts it."""
 
     def losses(self, name: str, inputs: Inputs, options: Options) -> Saved:
         """The loss of every line."""

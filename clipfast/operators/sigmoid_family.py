@@ -9,11 +9,11 @@ from torch import Tensor
 
 from clipfast.common.dtypes import compute_dtype
 from clipfast.distributed.exchange import Exchange
-from clipfast.operators.calls import agreed, backend_of, gradients_out, reconnected, sweep_of, widened
+from clipfast.operators.calls import agreed, backend_of, gradients_out, no_state, reconnected, sweep_of, widened
 from clipfast.operators.record import Inputs, MeanResults, Options, Saved
 from clipfast.sweep import sigmoid_pass
 from clipfast.sweep.gradient_sums import Wanted
-from clipfast.sweep.schedule import Schedule
+from clipfast.sweep.schedule import Budget, Extent, Schedule
 from clipfast.sweep.sweep import Sweep
 from clipfast.sweep.tile_operations import Backend
 
@@ -38,7 +38,10 @@ class SigmoidFamily:
             _sweep(inputs, options, exchange, backend), _bias(inputs), weight, wanted, dtype
         )
         found = gradients_out(inputs, wanted, gradients, dtype, by_bias)
-        return MeanResults((loss.sum() / total).to(dtype), *found, _empty(inputs))
+        return MeanResults((loss.sum() / total).to(dtype), *found, no_state(inputs))
+
+    def schedule(self, extent: Extent, budget: Budget, backward: bool) -> Schedule:
+        return Schedule.of(extent, budget)  # one pass: nothing is kept for a second
 
     def losses(self, name: str, inputs: Inputs, options: Options) -> Saved:
         exchange, dtype = agreed(f"{name}_losses", inputs, options), inputs.rows.dtype
@@ -46,7 +49,7 @@ class SigmoidFamily:
         loss, _, _ = sigmoid_pass.run(sweep, _bias(inputs), None, NONE_WANTED, dtype)
         wide = compute_dtype(dtype)
         shift, kept = inputs.rows.new_zeros((), dtype=torch.float64), inputs.rows.new_empty(0, dtype=wide)
-        return Saved(loss.to(wide), _empty(inputs), shift, kept, exchange.sizes)
+        return Saved(loss.to(wide), no_state(inputs), shift, kept, exchange.sizes)
 
     def gradients(self, upstream: Tensor, inputs: Inputs, saved: Saved, options: Options) -> tuple[Tensor, ...]:
         exchange, wanted, dtype = reconnected(inputs, options, saved), options.wanted, inputs.rows.dtype
@@ -74,7 +77,3 @@ def _sweep(inputs: Inputs, options: Options, exchange: Exchange, backend: Backen
 def _bias(inputs: Inputs) -> Tensor:
     assert inputs.bias is not None
     return inputs.bias
-
-
-def _empty(inputs: Inputs) -> Tensor:
-    return inputs.rows.new_empty(0, dtype=torch.float64)

@@ -13,7 +13,7 @@ from clipfast.operators.calls import agreed, backend_of, gradients_out, reconnec
 from clipfast.operators.record import Inputs, MeanResults, Options, Saved
 from clipfast.sweep import softmax_passes, softmax_strips
 from clipfast.sweep.lines import CROSS_ENTROPY, LineFunction, LineResults
-from clipfast.sweep.schedule import Budget, Schedule
+from clipfast.sweep.schedule import Budget, Extent, Schedule
 from clipfast.sweep.softmax_passes import Upstream
 from clipfast.sweep.targets import number_of_pairs
 
@@ -35,9 +35,8 @@ class SoftmaxFamily:
         backend, wanted = backend_of(inputs, options), options.wanted
         inputs = widened(inputs, backend)
         exchange = Alone(inputs.rows.shape[0], inputs.columns.shape[0])
-        one_sided = not self.both
         sweep = sweep_of(
-            inputs, options, self.both, exchange, lambda e, b: Schedule.for_mean(e, b, one_sided, wanted.any), backend
+            inputs, options, self.both, exchange, lambda extent, budget: self.schedule(extent, budget, wanted.any), backend
         )
         pairs, dtype = sweep.pairs, sweep.pairs.dtype
         unpaired = pairs.unpaired_lines()
@@ -46,6 +45,9 @@ class SoftmaxFamily:
         lines, gradients = softmax_strips.mean(sweep, self.function, weight, wanted, options.maxima, dtype)
         loss = (lines.loss.sum() / count).to(dtype)
         return MeanResults(loss, *gradients_out(inputs, wanted, gradients, dtype), _state(lines))
+
+    def schedule(self, extent: Extent, budget: Budget, backward: bool) -> Schedule:
+        return Schedule.for_mean(extent, budget, one_sided=not self.both, second_pass=backward)
 
     def losses(self, name: str, inputs: Inputs, options: Options) -> Saved:
         wanted, exchange = options.wanted, agreed(f"{name}_losses", inputs, options)

@@ -1,6 +1,7 @@
 """What a step of a loss will cost before it is run: memory, operations, bytes sent and time, for each strategy.
 
-Counts (operations, bytes) follow the code and are tested against it. Times come from a stated model of the machine.
+Operations and bytes are counted from the sweep's own schedule and tested against steps that run. Times come from a model of
+the machine.
 """
 
 from clipfast.plan.machine import Machine

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from clipfast.bench.cases import features, fused
 from clipfast.bench.measure import available_bytes, product_rates, step
-from clipfast.common.limits import limits
+from clipfast.common.dtypes import name_of
 from clipfast.compute.gemm import cpu_gemm
 from clipfast.plan import operations
 from clipfast.plan.machine import MEASURED, Machine
@@ -25,16 +26,17 @@ from clipfast.plan.problem import Problem
 Clock = Callable[[], float]
 RUNS = 5
 BATCH = {"cpu": 3072, "cuda": 65_536}
-"""Pairs of the step whose share of the product rate is taken: beyond the batches that run as one tile."""
+"""Pairs of the step that is timed for ``sweep_share``: too many for a single tile."""
 OVERHEAD_PAIRS, OVERHEAD_DIM = 1024, 8
 COPIED_BYTES = {"cpu": 2**27, "cuda": 2**31}
 LINK_SECONDS = 60.0
+UNMEASURED = "the link between two processes could not be measured"
 
 
 def measured(machine: Machine, loss: str, dim: int, dtype: str, clock: Clock = time.perf_counter) -> Machine:
-    """``machine`` with every figure that this machine can tell; links need two processes on the CPU, or two GPUs.
+    """``machine`` with every figure that can be measured here; a link needs two processes on the CPU, or two GPUs.
 
-    ``clock`` times the loss: ``time.process_time`` with one thread leaves out what else runs on the machine.
+    ``clock`` times the loss: ``time.process_time`` with one thread leaves out what other programs do.
     """
     kind = getattr(torch, dtype)
     rate = _product_rate(machine.device, dim, kind)
@@ -52,7 +54,7 @@ def measured(machine: Machine, loss: str, dim: int, dtype: str, clock: Clock = t
 
 
 def timed(run: Callable[[], object], device: str, clock: Clock = time.perf_counter) -> float:
-    """Seconds of the fastest run, after one that does not count: what else runs on the machine only adds to it."""
+    """Seconds of the fastest run, after one that does not count: other programs can only make a run slower."""
     return min([_seconds(run, device, clock) for _ in range(RUNS + 1)][1:])
 
 
@@ -73,7 +75,7 @@ def _product_rate(device: str, dim: int, dtype: torch.dtype) -> float:
 
 
 def _share(device: str, loss: str, dim: int, dtype: str, rate: float, overhead: float, clock: Clock) -> float:
-    """Of ``rate``, what a step of the loss reaches beside the overhead of its tiles."""
+    """The share of ``rate`` that a step of the loss reaches, apart from the overhead of its tiles."""
     problem = Problem(loss, BATCH[device], dim, dtype, device=device, normalize=False)
     inputs = tuple(x.detach().to(device).requires_grad_() for x in features(problem.batch, dim, getattr(torch, dtype)))
     passes = operations.single(problem)
@@ -83,12 +85,10 @@ def _share(device: str, loss: str, dim: int, dtype: str, rate: float, overhead: 
 
 
 def _tile_seconds(device: str, loss: str, dtype: torch.dtype, clock: Clock) -> float:
-    """From many tiles with next to nothing in them."""
-    problem = Problem(loss, OVERHEAD_PAIRS, OVERHEAD_DIM, str(dtype).removeprefix("torch."), device=device, normalize=False)
-    side = limits().smallest_side
-    smallest = 2 * side * (side + OVERHEAD_DIM) if device == "cpu" else side**2
-    workspace = smallest * problem.swept_bytes
-    passes = operations.single(Problem(**{**vars(problem), "workspace_bytes": workspace}))
+    """The overhead of one tile, from many tiles with next to nothing in them."""
+    problem = Problem(loss, OVERHEAD_PAIRS, OVERHEAD_DIM, name_of(dtype), device=device, normalize=False)
+    workspace = problem.budget.smallest
+    passes = operations.single(replace(problem, workspace_bytes=workspace))
     inputs = tuple(x.detach().to(device).requires_grad_() for x in features(problem.batch, problem.dim, dtype))
     took = timed(functools.partial(step, fused(loss, workspace_bytes=workspace), inputs), device, clock)
     return took / sum(p.tiles for p in passes)
@@ -105,17 +105,17 @@ def _memory(device: str) -> int:
 
 
 def link(device: str) -> dict[str, float]:
-    """Seconds to start a message and bytes per second between two processes of this machine (``node_us``, ``node_gb_s``)."""
+    """``node_us`` and ``node_gb_s`` between two processes of this machine."""
     with tempfile.TemporaryDirectory() as folder:
         command = (sys.executable, "-m", "clipfast.plan.link", str(Path(folder) / "store"), device)
         other = subprocess.Popen((*command, "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             done = subprocess.run((*command, "0"), capture_output=True, text=True, timeout=LINK_SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
-            raise ValueError(f"two processes did not exchange their messages within {LINK_SECONDS:g} s") from error
+            raise ValueError(f"{UNMEASURED}: no answer within {LINK_SECONDS:g} s") from error
         finally:
             other.kill()
             other.wait()
     if done.returncode:
-        raise ValueError(f"the link between two processes could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+        raise ValueError(f"{UNMEASURED}: {''.join(done.stderr.strip().splitlines()[-1:])}")
     return json.loads(done.stdout)

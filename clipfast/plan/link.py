@@ -1,4 +1,4 @@
-"""One of two processes that measure the link between them: ``python -m clipfast.plan.link store device rank``."""
+"""One of two processes that measure the link between them: ``python -m clipfast.plan.link STORE DEVICE RANK``."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-SMALL, LARGE, RUNS = 8, 2**24, 9
+SMALL_BYTES, LARGE_BYTES, RUNS = 8, 2**24, 9
 WAIT = timedelta(seconds=30)
 
 
 def main(store: str, device: str, rank: int) -> None:
-    """Rank 0 prints the figures."""
+    """Measure; rank 0 prints the figures as JSON. ``store``: a file by which the two find each other."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     if device == "cuda":
         torch.cuda.set_device(rank)
     backend = "nccl" if device == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=2, timeout=WAIT)
-    start = exchange_seconds(SMALL, device)
-    rest = max(exchange_seconds(LARGE, device) - start, 1e-9)
+    start = exchange_seconds(SMALL_BYTES, device)
+    rest = max(exchange_seconds(LARGE_BYTES, device) - start, 1e-9)
     if rank == 0:
-        print(json.dumps({"node_us": start * 1e6, "node_gb_s": LARGE / rest / 1e9}))
+        print(json.dumps({"node_us": start * 1e6, "node_gb_s": LARGE_BYTES / rest / 1e9}))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -16,7 +16,11 @@ class Pass(NamedTuple):
 
 
 class Areas(NamedTuple):
-    """Logits of a sweep: computed, multiplied a second time for the columns' gradient, and found by pass 2; and its tiles."""
+    """A sweep in numbers, named as in ``Schedule``.
+
+    ``swept``: logits computed; ``mirrored``: logits whose weights are multiplied a second time, for the columns' gradient;
+    ``found``: logits whose exponentials pass 2 finds; ``tiles``: tiles of a pass.
+    """
 
     swept: int
     mirrored: int
@@ -30,10 +34,10 @@ class Areas(NamedTuple):
 
 def single(problem: Problem) -> list[Pass]:
     """The passes of one process with the whole batch."""
-    rows = problem.views * problem.batch
     if problem.one_tile:
-        return _passes(problem, Areas(rows * rows, rows * rows, rows * rows, 1))
-    return _passes(problem, Areas.of(problem.schedule(rows, (rows,))))
+        area = problem.rows**2
+        return _passes(problem, Areas(swept=area, mirrored=area, found=area, tiles=1))
+    return _passes(problem, Areas.of(problem.schedule(problem.rows, (problem.rows,))))
 
 
 def grouped(problem: Problem, rank: int, blocks: tuple[int, ...]) -> list[Pass]:
@@ -43,9 +47,9 @@ def grouped(problem: Problem, rank: int, blocks: tuple[int, ...]) -> list[Pass]:
 
 def _passes(problem: Problem, areas: Areas) -> list[Pass]:
     """A product of one logit is ``2 * dim`` operations: one for the score, and one for each gradient that it feeds."""
-    once = 2 * problem.dim
+    product = 2 * problem.dim
     weighted = problem.wants_rows * areas.swept + problem.wants_columns * areas.mirrored
     if not problem.two_passes:
-        return [Pass((areas.swept + weighted) * once, areas.tiles)]
-    again = [Pass((areas.swept - areas.found + weighted) * once, areas.tiles)] if problem.trains else []
-    return [Pass(areas.swept * once, areas.tiles), *again]
+        return [Pass((areas.swept + weighted) * product, areas.tiles)]
+    second = [Pass((areas.swept - areas.found + weighted) * product, areas.tiles)] if problem.trains else []
+    return [Pass(areas.swept * product, areas.tiles), *second]

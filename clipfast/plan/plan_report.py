@@ -1,34 +1,27 @@
-"""Plans as tables and as JSON."""
+"""Plans as tables and as plain values for JSON."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from clipfast.common.files import write_atomically
 from clipfast.plan.machine import FIGURES, MEASURED, Machine
 from clipfast.plan.problem import Problem
 from clipfast.plan.strategies import Plan, chosen, fastest
 
 MIB = 2**20
-UNITS = {
-    "product_tflops": "Tflop/s", "sweep_share": "", "copy_gb_s": "GB/s", "tile_us": "us", "memory_gib": "GiB", "node_ranks": "",
-    "node_gb_s": "GB/s", "node_us": "us", "network_gb_s": "GB/s", "network_us": "us",
-}  # fmt: skip
 
 
 def machine_table(machine: Machine) -> Table:
-    """Each figure and where it comes from: a default or a given figure is no measurement."""
+    """Each figure and where it comes from, so that nobody takes a default for a measurement."""
     result = Table(title=f"Machine: {machine.name}")
     for column in ("", "for one rank", "source"):
         result.add_column(column)
-    for name in FIGURES:
-        result.add_row(name, f"{getattr(machine, name):,.4g} {UNITS[name]}".strip(), machine.source(name))
+    for name, declared in FIGURES.items():
+        result.add_row(name, f"{getattr(machine, name):,.4g} {declared['unit']}".strip(), machine.source(name))
     return result
 
 
@@ -78,10 +71,6 @@ def as_dict(problem: Problem, machine: Machine, found: list[Plan]) -> dict[str, 
     }
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, lambda file: file.write(json.dumps(content, indent=1).encode()))
-
-
 def size(count: float) -> str:
     return _in_units(count, ((2**30, "GiB"), (MIB, "MiB"), (2**10, "KiB"), (1, "B")))
 
@@ -95,7 +84,7 @@ def operations(count: float) -> str:
 
 
 def _in_units(value: float, units: tuple[tuple[float, str], ...]) -> str:
-    """In the largest unit of which there is one, to three digits; nothing for 0."""
+    """To three digits, in the largest unit that ``value`` reaches; nothing for 0."""
     if not value:
         return ""
     unit, name = next((entry for entry in units if value >= entry[0]), units[-1])

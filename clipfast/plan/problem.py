@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from clipfast.common.dtypes import compute_dtype
+from clipfast.common.argument_checks import check_choice, check_whole_number
+from clipfast.common.dtypes import HALF, compute_dtype, name_of
 from clipfast.common.limits import limits
-from clipfast.losses.declaration import LOSSES, Loss, named
+from clipfast.losses.declaration import Loss, named
 from clipfast.sweep.schedule import Budget, Extent, Schedule
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+DTYPES = tuple(map(name_of, (torch.float32, *HALF, torch.float64)))
 GRADIENTS = ("both", "rows", "columns", "none")
 DEVICES = ("cuda", "cpu")
 
@@ -20,8 +21,8 @@ DEVICES = ("cuda", "cpu")
 class Problem:
     """One step of ``loss`` over ``batch`` pairs of features ``dim`` wide, dealt out evenly to ``ranks`` processes.
 
-    ``gradients``: of which features (rows: images, queries; columns: texts, keys). Every loss averages. The temperature's
-    or scale's gradient comes with either. ``workspace_bytes`` is the losses' argument.
+    ``gradients``: which features want one (rows: images, queries; columns: texts, keys); the gradient of a temperature or
+    scale comes with either. The reduction is the mean. ``workspace_bytes`` is the losses' argument.
     """
 
     loss: str
@@ -35,18 +36,18 @@ class Problem:
     workspace_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        accepted = {"loss": tuple(LOSSES), "dtype": DTYPES, "gradients": GRADIENTS, "device": DEVICES}
-        for field, values in accepted.items():
-            if getattr(self, field) not in values:
-                raise ValueError(f"{field} must be one of {', '.join(values)}; got {getattr(self, field)!r}")
-        for field in ("batch", "dim", "ranks"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be a whole number above 0; got {getattr(self, field)}")
+        named(self.loss)  # raises for an unknown one
+        for name, accepted in (("dtype", DTYPES), ("gradients", GRADIENTS), ("device", DEVICES)):
+            check_choice(name, getattr(self, name), accepted)
+        for name in ("batch", "dim", "ranks"):
+            check_whole_number(name, getattr(self, name), 1)
         if self.ranks > self.batch:
             raise ValueError(f"batch must be at least one pair for each rank; got {self.batch} pairs for {self.ranks} ranks")
         if self.symmetric and self.gradients in ("rows", "columns"):
-            raise ValueError(f"gradients must be both or none, as this loss's two sides are one matrix; got {self.gradients!r}")
-        self.budget  # noqa: B018  a workspace too small for the width is an error now, not after the counting
+            raise ValueError(
+                f"gradients must be 'both' or 'none' for {self.loss}; got {self.gradients!r}; its two sides are one matrix"
+            )
+        self.budget  # noqa: B018  raises for a workspace too small for the width
 
     @property
     def declared(self) -> Loss:
@@ -54,12 +55,8 @@ class Problem:
 
     @property
     def symmetric(self) -> bool:
+        """Whether rows and columns are one matrix."""
         return self.declared.symmetric
-
-    @property
-    def triangle(self) -> bool:
-        """Whether one triangle of the tiles stands for both. A rank of several meets each pair once, as a row of its own."""
-        return self.symmetric and self.ranks == 1
 
     @property
     def two_passes(self) -> bool:
@@ -67,7 +64,7 @@ class Problem:
 
     @property
     def two_directions(self) -> bool:
-        """Whether the columns have a softmax of their own."""
+        """Whether the columns have softmaxes of their own."""
         return self.declared.family.both
 
     @property
@@ -84,8 +81,13 @@ class Problem:
 
     @property
     def views(self) -> int:
-        """Rows of a sample in the matrix of logits."""
+        """Rows of a pair in the matrix of logits."""
         return self.declared.views
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole matrix of logits, which has as many columns."""
+        return self.views * self.batch
 
     @property
     def pairs_of_ranks(self) -> tuple[int, ...]:
@@ -100,17 +102,17 @@ class Problem:
 
     @property
     def given_bytes(self) -> int:
-        """Of one number of the features as the caller holds them."""
+        """Bytes of one number of the features as the caller holds them."""
         return int(getattr(torch, self.dtype).itemsize)
 
     @property
     def wide_bytes(self) -> int:
-        """Of one number of an accumulator."""
+        """Bytes of one number of an accumulator."""
         return int(compute_dtype(getattr(torch, self.dtype)).itemsize)
 
     @property
     def swept_bytes(self) -> int:
-        """Of one number of the features as the tiles read them and the ranks send them: widened on the CPU."""
+        """Bytes of one number of the features as tiles read them and ranks send them: widened on the CPU."""
         return self.given_bytes if self.device == "cuda" else self.wide_bytes
 
     @property
@@ -120,11 +122,9 @@ class Problem:
     @property
     def one_tile(self) -> bool:
         """Whether one process takes the whole matrix as a single tile."""
-        return self.ranks == 1 and (self.views * self.batch) ** 2 <= limits().single_logits
+        return self.ranks == 1 and self.rows**2 <= limits().single_logits
 
     def schedule(self, rows: int, blocks: tuple[int, ...]) -> Schedule:
-        """Of a sweep of ``rows`` against the columns in ``blocks``, as the loss makes it."""
+        """The schedule by which the loss sweeps ``rows`` against the columns in ``blocks``."""
         extent = Extent(rows, blocks, self.symmetric, self.ranks == 1)
-        if not self.two_passes:
-            return Schedule.of(extent, self.budget)
-        return Schedule.for_mean(extent, self.budget, one_sided=not self.two_directions, second_pass=self.trains)
+        return self.declared.family.schedule(extent, self.budget, self.trains)

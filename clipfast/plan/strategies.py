@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from clipfast.distributed.blocks import blocks, choose
-from clipfast.plan import bytes_sent as traffic
-from clipfast.plan import memory, operations, times
+from clipfast.distributed.blocks import AUTO, EXCHANGES, blocks, choose
+from clipfast.plan import bytes_sent, memory, operations, times
 from clipfast.plan.machine import Machine
 from clipfast.plan.operations import Pass
 from clipfast.plan.problem import Problem
@@ -20,7 +19,11 @@ SINGLE = "single"
 
 @dataclass(frozen=True)
 class Plan:
-    """One strategy for one step, seen from rank 0, which has as many pairs as any. Sizes are in bytes."""
+    """One strategy for one step, seen from rank 0, which has as many pairs as any other. Sizes are in bytes.
+
+    ``memory``: parts at the peak; ``sent``: what leaves the rank; ``handed``: bytes by kind as
+    ``clipfast.distributed.traffic`` counts them; ``fits``: whether the memory is there.
+    """
 
     strategy: str
     ranks: int
@@ -37,7 +40,7 @@ class Plan:
 
     @property
     def extra(self) -> int:
-        """Memory beside the features, which are there before the loss."""
+        """Memory beside the features, which the caller holds."""
         return sum(self.memory.values()) - self.memory["features"]
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,38 +65,36 @@ class Plan:
 def plans(problem: Problem, machine: Machine) -> list[Plan]:
     """One process with everything and, for several ranks, gather and ring."""
     if problem.device != machine.device:
-        raise ValueError(f"the problem is for {problem.device} and the machine is {machine.device}; give both the same device")
+        raise ValueError(f"the machine's device must be the problem's, {problem.device!r}; got {machine.device!r}")
     found = [_single(replace(problem, ranks=1), machine)]
-    return found + ([_grouped(problem, machine, name) for name in traffic.STRATEGIES] if problem.ranks > 1 else [])
+    return found + ([_grouped(problem, machine, name) for name in EXCHANGES] if problem.ranks > 1 else [])
 
 
 def chosen(problem: Problem) -> str:
-    """What ``strategy="auto"`` takes."""
+    """The strategy that ``strategy="auto"`` takes."""
     if problem.ranks == 1:
         return SINGLE
-    return choose("auto", problem.rows_of_ranks, problem.dim, getattr(torch, problem.dtype))
+    return choose(AUTO, problem.rows_of_ranks, problem.dim, getattr(torch, problem.dtype))
 
 
 def fastest(found: list[Plan]) -> Plan | None:
-    """Of those that fit; None where none does."""
+    """The plan with the shortest step among those that fit; None where none does."""
     return min((plan for plan in found if plan.fits), key=lambda plan: plan.times.step, default=None)
 
 
 def _single(problem: Problem, machine: Machine) -> Plan:
     passes, parts = operations.single(problem), memory.single(problem)
-    return _plan(SINGLE, 1, passes, parts, 0, {}, times.single(problem, machine, passes), machine)
+    took = times.single(problem, machine, passes)
+    return Plan(SINGLE, 1, passes, parts, 0, {}, took, _fits(parts, machine))
 
 
 def _grouped(problem: Problem, machine: Machine, strategy: str) -> Plan:
     passes = operations.grouped(problem, 0, blocks(strategy, problem.rows_of_ranks, 0))
-    seconds = (times.ring if strategy == "ring" else times.gather)(problem, machine, passes)
-    sent, handed = traffic.sent(problem, strategy, 0), traffic.handed(problem, strategy, 0)
-    return _plan(strategy, problem.ranks, passes, memory.grouped(problem, strategy, 0), sent, handed, seconds, machine)
+    parts = memory.grouped(problem, strategy, 0)
+    sent, handed = bytes_sent.sent(problem, strategy, 0), bytes_sent.handed(problem, strategy, 0)
+    took = (times.ring if strategy == "ring" else times.gather)(problem, machine, passes)
+    return Plan(strategy, problem.ranks, passes, parts, sent, handed, took, _fits(parts, machine))
 
 
-def _plan(
-    strategy: str, ranks: int, passes: list[Pass], parts: dict[str, int], sent: int, handed: dict[str, int], seconds: Times,
-    machine: Machine,
-) -> Plan:  # fmt: skip
-    fits = sum(parts.values()) <= machine.memory_gib * 2**30
-    return Plan(strategy, ranks, passes, parts, sent, handed, seconds, fits)
+def _fits(parts: dict[str, int], machine: Machine) -> bool:
+    return sum(parts.values()) <= machine.memory_gib * 2**30

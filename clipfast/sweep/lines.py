@@ -19,7 +19,13 @@ LN2 = math.log(2)
 
 
 class LineFunction(Protocol):
-    """The loss of a line as a function of ``R``, the log-sum-exp of its negatives, and ``z``, its positive's logit."""
+    """The loss of a line as a function of ``R``, the log-sum-exp of its negatives, and ``z``, its positive's logit.
+
+    Each line stands alone: the functions are element-wise, leave their arguments as they are, and know nothing but R and z (no
+    scale, no parameter of their own). dloss/dR is between 0 and 1, and not tiny on every line: it is the range of the stored
+    weights. The pull must follow from the loss even after the loss was rounded to float32. The loss's ``dense`` definition,
+    which small batches run, says the same.
+    """
 
     def close(self, negatives: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
         """From R and z (L,) float64: the loss, and the normaliser: ``exp(z_j - normaliser)`` is dloss/dz_j of a negative j."""
@@ -65,7 +71,10 @@ def close(function: LineFunction, negatives: Tensor, positive: Tensor, unpaired:
 
 
 def choose_shift(pairs: Pairs, extent: int) -> Tensor:
-    """``shift_log2``, the least whole number >= 0 with which no sum of ``extent`` exponentials overflows (0-d float64)."""
+    """``shift_log2``, the least whole number >= 0 with which no sum of ``extent`` exponentials overflows (0-d float64).
+
+    That holds while the logits, in the compute dtype, are right to within 2.
+    """
     headroom = math.log(torch.finfo(pairs.dtype).max) - 2 - math.log(extent)
     return ((pairs.bound - headroom) / LN2).ceil_().clamp_min_(0.0)
 

@@ -76,12 +76,16 @@ class Budget:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        smallest = self._temporaries(limits().smallest_side) * self.itemsize
-        if self.bytes < smallest:
+        if self.bytes < self.smallest:
             raise ValueError(
-                f"workspace_bytes must be at least {smallest}, which one tile of features {self.width} wide takes; got "
+                f"workspace_bytes must be at least {self.smallest}, which one tile of features {self.width} wide takes; got "
                 f"{self.workspace_bytes}; the default is {self.default}"
             )
+
+    @property
+    def smallest(self) -> int:
+        """The fewest bytes with which a sweep can run."""
+        return self._temporaries(limits().smallest_side) * self.itemsize
 
     @property
     def default(self) -> int:

@@ -27,10 +27,11 @@ def mean(
     """The lines, and the gradients in ``dtype`` of the sum of their losses weighted by ``weight`` (L,)."""
     kept = sweep.kept()
     if sweep.schedule.by_strips:
-        strips = _Strips(sweep, function, weight, wanted, kept, dtype)
-        outputs = sweep.for_each_block(strips.visit, strips.sums.outputs)
-        if not strips.underflowed:
-            return strips.lines(), strips.sums.finish(outputs)
+        if not maxima:  # strips do not look for them
+            strips = _Strips(sweep, function, weight, wanted, kept, dtype)
+            outputs = sweep.for_each_block(strips.visit, strips.sums.outputs)
+            if not strips.underflowed:
+                return strips.lines(), strips.sums.finish(outputs)
         sweep = replace(sweep, schedule=sweep.schedule.in_passes())
     lines = softmax_passes.forward(sweep, function, kept, maxima)
     if not wanted.any:

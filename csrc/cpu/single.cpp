@@ -84,7 +84,8 @@ struct Single {
   }
 };
 
-// The smallest whole number under which, as a shift in base 2, no sum of `count` exponentials overflows.
+// The smallest whole number under which, as a shift in base 2, no sum of `count` exponentials overflows, while the float32
+// logits are right to within 2.
 double choose_shift_log2(double bound, int64 count) {
   const double headroom = std::log(kLargest) - 2 - std::log(count);
   return std::max(0.0, std::ceil((bound - headroom) * kLog2e));
@@ -172,7 +173,8 @@ bool sigmoid_single(Tensor scores, Tensor left, Tensor right, double scale, doub
   return true;
 }
 
-// In place, the products W y and W^T x become gradients; the scale's is the sum of <x_i, dx_i> over a side. With `views` both
+// In place, the products W y and W^T x become gradients; the scale's is the sum over a side of <x_i, g_i>, with g
+// as in FinishRows, before the projection and the scale. With `views` both
 // sides are one: `by_rows` holds the sum of both products.
 void finish_single(MaybeTensor by_rows, MaybeTensor by_cols, Tensor left, Tensor right, double scale, bool views,
                    bool normalize, Tensor state, Tensor by_scale) {

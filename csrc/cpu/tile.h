@@ -68,7 +68,8 @@ struct FinishRows {
   double* dots;  // [rows]
 };
 
-// The loops of one instruction set, over rows [first, last). col_sum and col_max [cols] are added to; col_max may be null.
+// The loops of one instruction set, over rows [first, last). col_sum [cols] is added to, col_max [cols]
+// takes the larger; it may be null.
 struct Loops {
   const char* name;
   void (*exp_sums)(const Tile&, const ExpSums&, int64 first, int64 last, float* col_sum, float* col_max);

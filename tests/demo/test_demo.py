@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,6 @@ pytest.importorskip("regex", reason="needs clipfast[demo]")
 from PIL import Image
 
 import clipfast
-from clipfast.common.files import write_atomically
 from clipfast.demo import DemoResult, run
 from clipfast.demo import icons as icons_module
 from clipfast.demo.dataset import caption, write_dataset
@@ -72,7 +70,7 @@ def test_no_name_has_a_style_in_it() -> None:
 def test_the_seed_chooses_the_names(icons: Icons) -> None:
     assert load_icons(37, 24).names == icons.names
     assert load_icons(37, 24, seed=1).names != icons.names
-    with pytest.raises(ValueError, match=r"must be between 2 and 1[0-9]{3}, but is 100000"):
+    with pytest.raises(ValueError, match=r"the number of names must be between 2 and 1[0-9]{3}; got 100000"):
         load_icons(100_000)
 
 
@@ -145,9 +143,9 @@ def test_the_model_that_is_written_has_the_accuracy_that_was_reported(trained: D
 
 
 def test_run_refuses_no_epochs_and_no_threads(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least 1 thread, but got 0"):
+    with pytest.raises(ValueError, match="threads must be a whole number of at least 1; got 0"):
         run(tmp_path, threads=0)
-    with pytest.raises(ValueError, match="at least 1 epoch, but got 0"):
+    with pytest.raises(ValueError, match="epochs must be a whole number of at least 1; got 0"):
         run(tmp_path, epochs=0)
 
 
@@ -159,20 +157,6 @@ def test_a_run_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "step-00000010.pt").read_bytes() == b"somebody's"
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, lambda file: file.write(b"old"))
-
-    def fail(file) -> None:
-        file.write(b"new")
-        raise RuntimeError("no space")
-
-    with pytest.raises(RuntimeError, match="no space"):
-        write_atomically(path, fail)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_missing_packages_are_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"the demo needs matplotlib, which is not installed: .*'clipfast\[demo\]'"):
@@ -180,9 +164,3 @@ def test_missing_packages_are_named(monkeypatch) -> None:
     monkeypatch.setattr(icons_module, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"the demo needs iconipy, which is not installed: .*'clipfast\[demo\]'"):
         check_installed()
-
-
-def test_importing_the_library_imports_neither_models_nor_demo() -> None:
-    code = "import sys, clipfast; print([m for m in sys.modules if m.startswith(('clipfast.models', 'clipfast.demo'))])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"

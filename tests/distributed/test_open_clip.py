@@ -114,5 +114,5 @@ def test_a_wrong_rank_is_an_error(tmp_path: Path) -> None:
 def wrong_rank(rank: int) -> None:
     with pytest.raises(ValueError, match=f"rank and world_size of ClipLoss must be {rank} and 2, .* got 0 and 3"):
         clipfast.ClipLoss(rank=0, world_size=3)
-    with pytest.raises(ValueError, match="dist_impl must be one of bidir, shift, reduce, gather, or None; got 'tree'"):
+    with pytest.raises(ValueError, match=r"dist_impl must be one of 'bidir', .* got 'tree'"):
         clipfast.SigLipLoss(rank=rank, world_size=2, dist_impl="tree")

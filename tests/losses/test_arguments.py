@@ -134,7 +134,7 @@ def test_scales_that_are_refused(loss: Loss, scale, kind: type[Exception], messa
 
 @each_loss
 def test_reductions_and_workspaces_that_are_refused(loss: Loss) -> None:
-    with pytest.raises(ValueError, match="reduction must be one of mean, sum, none; got 'avg'"):
+    with pytest.raises(ValueError, match="reduction must be one of 'mean', 'sum', 'none'; got 'avg'"):
         call(loss, A, B, reduction="avg")
     with pytest.raises(
         ValueError, match="workspace_bytes must be at least 40960, which one tile of features 16 wide takes; got 16383"
@@ -225,8 +225,8 @@ def test_horovod_is_refused() -> None:
 @each_loss
 def test_the_distributed_arguments(loss: Loss) -> None:
     for wrong, message in (
-        ({"strategy": "tree"}, "strategy must be one of auto, ring, gather; got 'tree'"),
-        ({"gradient_reduction": "max"}, "gradient_reduction must be one of mean, sum; got 'max'"),
+        ({"strategy": "tree"}, "strategy must be one of auto, gather, ring; got 'tree'"),
+        ({"gradient_reduction": "max"}, "gradient_reduction must be one of 'mean', 'sum'; got 'max'"),
     ):
         with pytest.raises(ValueError, match=message):
             call(loss, A, B, **wrong)

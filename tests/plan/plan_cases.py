@@ -1,11 +1,23 @@
-"""What the tests of the plan share: allocations counted one by one."""
+"""What the tests of the plan share: which gradients a loss can have, and allocations counted one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate
 
+from helpers import LOSSES
 from torch.profiler import ProfilerActivity, profile
+
+from clipfast.losses.declaration import named
+from clipfast.plan.problem import GRADIENTS
+
+SERVED = [
+    (loss, gradients)
+    for loss in LOSSES
+    for gradients in GRADIENTS
+    if gradients in ("both", "none") or not named(loss.name).symmetric
+]
+"""Each loss with each choice of gradients that it takes: a symmetric one has both sides' or none."""
 
 
 def peak_allocated(run: Callable[[], object]) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import LOSSES, SWEEPS, Loss, counted_products, each_sweep, random_pairs, small_tiles
+from plan_cases import SERVED
 from torch.utils.flop_counter import FlopCounterMode
 
 from clipfast.common.limits import using
 from clipfast.plan import operations
-from clipfast.plan.problem import GRADIENTS, Problem
+from clipfast.plan.problem import Problem
 
 SIDES = {"both": (True, True), "rows": (True, False), "columns": (False, True), "none": (False, False)}
 
@@ -29,20 +30,14 @@ def counted(loss: Loss, problem: Problem, backend: str) -> int:
     return 2 * sum(counts.values())
 
 
-def served(loss: Loss, gradients: str) -> bool:
-    return loss.name != "nt_xent" or gradients in ("both", "none")
-
-
-CASES = [(loss, gradients) for loss in LOSSES for gradients in GRADIENTS if served(loss, gradients)]
-each_case = pytest.mark.parametrize(("loss", "gradients"), CASES, ids=lambda value: getattr(value, "name", value))
+each_case = pytest.mark.parametrize(("loss", "gradients"), SERVED, ids=lambda value: getattr(value, "name", value))
 
 
 @each_sweep
 @each_case
 def test_operations_are_those_of_the_loss(loss: Loss, gradients: str, backend: str) -> None:
-    """Ragged strips; no tile kept, some kept, all kept."""
+    """Ragged strips; no tile kept, some kept, all kept. A backend that is named sweeps small batches too."""
     for kept in (0, 500, 10**6):
-        # A backend that is named sweeps small batches too.
         with small_tiles(), using(kept_logits=kept, single_logits=0):
             problem = planned(loss, 33, 8, gradients)
             expected = sum(p.operations for p in operations.single(problem))

@@ -12,17 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import LOSSES, Loss, counted_products, random_pairs, small_tiles
-from plan_cases import peak_allocated
+from helpers import LOSSES, counted_products, random_pairs, small_tiles
+from plan_cases import SERVED, peak_allocated
 from processes import run_processes
 from torch import Tensor
 
 from clipfast.common.limits import using
-from clipfast.distributed.blocks import blocks
+from clipfast.distributed.blocks import EXCHANGES, blocks
 from clipfast.distributed.traffic import counted, note
-from clipfast.plan import bytes_sent as traffic
-from clipfast.plan import memory, operations, strategies
-from clipfast.plan.problem import DTYPES, GRADIENTS, Problem
+from clipfast.plan import bytes_sent, memory, operations, strategies
+from clipfast.plan.problem import DTYPES, Problem
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 FEW_NUMBERS = 1024
@@ -54,10 +53,6 @@ def step(problem: Problem, strategy: str, inputs: tuple[Tensor, Tensor]) -> None
         value.backward()
 
 
-def served(loss: Loss, gradients: str) -> bool:
-    return loss.name != "nt_xent" or gradients in ("both", "none")
-
-
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_bytes_and_operations(ranks: int, tmp_path: Path) -> None:
     run_processes(counts, tmp_path, ranks)
@@ -66,7 +61,7 @@ def test_bytes_and_operations(ranks: int, tmp_path: Path) -> None:
 def counts(rank: int) -> None:
     """Even batches in every dtype, and uneven ones with every choice of gradients."""
     ranks = dist.get_world_size()
-    for loss, strategy in itertools.product(LOSSES, traffic.STRATEGIES):
+    for loss, strategy in itertools.product(LOSSES, EXCHANGES):
         even = Problem(loss.name, 20 * ranks, 24, ranks=ranks, device="cpu")
         for dtype in DTYPES:
             check_counts(replace(even, dtype=dtype), strategy, rank)
@@ -74,10 +69,9 @@ def counts(rank: int) -> None:
         for numbers in (1000, 3000):  # of which some tiles are kept
             with small_tiles():
                 check_counts(replace(even, dtype="float32", workspace_bytes=4 * numbers), strategy, rank)
-        for gradients in GRADIENTS:
-            if served(loss, gradients):
-                uneven = replace(even, batch=even.batch + 1, dtype="float32", gradients=gradients, normalize=False)
-                check_counts(uneven, strategy, rank)
+        for gradients in (gradients for served, gradients in SERVED if served == loss):
+            uneven = replace(even, batch=even.batch + 1, dtype="float32", gradients=gradients, normalize=False)
+            check_counts(uneven, strategy, rank)
 
 
 def check_counts(problem: Problem, strategy: str, rank: int) -> None:
@@ -86,12 +80,15 @@ def check_counts(problem: Problem, strategy: str, rank: int) -> None:
     with counted() as found, counted_products(backend) as products, calls() as exchanges:
         step(problem, strategy, inputs)
     large = {kind: count for kind, count in found.sent.items() if kind in ("ring", "gather", "reduce_scatter")}
-    assert large == traffic.handed(problem, strategy, rank), (problem, strategy)
+    assert large == bytes_sent.handed(problem, strategy, rank), (problem, strategy)
     assert sum(found.sent.values()) - sum(large.values()) < FEW_NUMBERS, found.sent
-    assert sum(kind in ("all_gather", "all_reduce") for kind in exchanges) == traffic.few_numbers(problem), (problem, exchanges)
+    assert sum(kind in ("all_gather", "all_reduce") for kind in exchanges) == bytes_sent.small_exchanges(problem), (
+        problem,
+        exchanges,
+    )
     if strategy == "gather":
         collectives = sum(kind in ("gather", "reduce_scatter") for kind in exchanges)
-        assert collectives == sum(len(p.carried + p.left) for p in traffic.column_bytes(problem))
+        assert collectives == sum(len(p.inputs + p.outputs) for p in bytes_sent.column_bytes(problem))
     planned = operations.grouped(problem, rank, blocks(strategy, problem.rows_of_ranks, rank))
     assert 2 * sum(products.values()) == sum(p.operations for p in planned), (problem, strategy)
 
@@ -112,9 +109,9 @@ def test_memory(tmp_path: Path) -> None:
 
 def peaks(rank: int) -> None:
     with using(reused_bytes=0):  # copies for this call alone, so that they are seen
-        for loss, strategy in itertools.product(LOSSES, traffic.STRATEGIES):
+        for loss, strategy in itertools.product(LOSSES, EXCHANGES):
             check_peak(Problem(loss.name, 3 * 384, 256, "float32", 3, device="cpu", workspace_bytes=2**20), strategy, rank)
-        for strategy in traffic.STRATEGIES:
+        for strategy in EXCHANGES:
             check_peak(Problem("clip", 3 * 384, 256, "bfloat16", 3, device="cpu", workspace_bytes=2**20), strategy, rank)
 
 

@@ -1,4 +1,4 @@
-"""Machines from files and flags, and what no plan can be made of."""
+"""Machines from files and flags, and the errors of machines and problems."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ def test_a_flag_outranks_the_file(tmp_path: Path) -> None:
         ("copy_gb_s = true", "copy_gb_s must be a finite number above 0; got True"),
         ('copy_gb_s = "fast"', "got 'fast'"),
         ("node_gb_s = 0", "node_gb_s must be"),
+        ("tile_us = -1", "tile_us must be a finite number of at least 0; got -1"),
         ("node_ranks = 2.5", "node_ranks must be a whole number"),
-        ('device = "tpu"', "device must be one of cuda, cpu; got 'tpu'"),
-        ("bandwidth = 3", "unknown bandwidth; accepted: name, device, product_tflops"),
-        ("[product_tflops]\nfloat64 = 3", "the table product_tflops has no bfloat16; it has float64"),
+        ('device = "tpu"', "device must be one of 'cuda', 'cpu'; got 'tpu'"),
+        ("bandwidth = 3", "keys must be among name, device, product_tflops"),
+        ("[product_tflops]\nfloat64 = 3", "product_tflops must have an entry for bfloat16; got float64"),
         ("copy_gb_s: 3", "is not a TOML file"),
     ],
 )
@@ -62,15 +63,18 @@ def test_text_that_is_no_utf8(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"loss": "triplet"}, f"loss must be one of {', '.join(LOSSES)}; got 'triplet'"),
-        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, float64; got 'int8'"),
-        ({"gradients": "texts"}, "gradients must be one of both, rows, columns, none; got 'texts'"),
-        ({"device": "tpu"}, "device must be one of cuda, cpu"),
-        ({"batch": 0}, "batch must be a whole number above 0; got 0"),
-        ({"dim": -8}, "dim must be a whole number above 0; got -8"),
-        ({"ranks": 0}, "ranks must be a whole number above 0; got 0"),
+        ({"loss": "triplet"}, f"loss must be one of {', '.join(map(repr, LOSSES))}; got 'triplet'"),
+        ({"dtype": "int8"}, "dtype must be one of 'float32', 'bfloat16', 'float16', 'float64'; got 'int8'"),
+        ({"gradients": "texts"}, "gradients must be one of 'both', 'rows', 'columns', 'none'; got 'texts'"),
+        ({"device": "tpu"}, "device must be one of 'cuda', 'cpu'"),
+        ({"batch": 0}, "batch must be a whole number of at least 1; got 0"),
+        ({"dim": -8}, "dim must be a whole number of at least 1; got -8"),
+        ({"ranks": 0}, "ranks must be a whole number of at least 1; got 0"),
         ({"ranks": 65}, "got 64 pairs for 65 ranks"),
-        ({"loss": "nt_xent", "gradients": "rows"}, "two sides are one matrix; got 'rows'"),
+        (
+            {"loss": "nt_xent", "gradients": "rows"},
+            "gradients must be 'both' or 'none' for nt_xent; got 'rows'; its two sides are one matrix",
+        ),
         ({"device": "cpu", "workspace_bytes": 100}, "workspace_bytes must be at least 36864"),
     ],
 )

@@ -14,6 +14,7 @@ from clipfast.distributed.exchange import Alone
 from clipfast.losses import clip
 from clipfast.operators.calls import sweep_of
 from clipfast.operators.record import Inputs, Options
+from clipfast.operators.registration import ops
 from clipfast.sweep import softmax_passes
 from clipfast.sweep.gradient_sums import Wanted
 from clipfast.sweep.lines import CROSS_ENTROPY
@@ -100,3 +101,13 @@ def test_a_sweep_executes_the_schedule_it_is_given(side: int, height: int, kept:
     )
     for got, expected in zip(found[:2], torch.autograd.grad(want.sum(), wide), strict=True):
         assert error(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize("backend", SWEEPS)
+def test_strips_give_way_where_the_largest_negatives_are_wanted(backend: str) -> None:
+    a, b = (x.float().requires_grad_() for x in random_pairs(300, 8))
+    options = Options(False, True, [True, True, True, False], None, backend, "", "auto")
+    with using(tile_side=64, smallest_side=64, kept_logits=20_000):
+        *_, state = ops.info_nce_mean(a, b, torch.tensor(5.0), None, None, *options)
+    z = 5.0 * a.detach().double() @ b.detach().double().t()
+    assert error(state[2], z.fill_diagonal_(-torch.inf).amax(1)) < 1e-6

@@ -61,7 +61,7 @@ def test_flags_and_a_file_give_the_machine(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="measures the link under gloo")
 def test_calibration_measures_what_one_machine_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That the figures are positive and marked. How far they predict a step is a benchmark: benchmarks/check_plan.py."""
+    """They are positive, and marked as measured. How well they predict a step is for benchmarks/check_plan.py."""
     monkeypatch.setitem(calibrate.BATCH, "cpu", 640)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     path = tmp_path / "plan.json"
@@ -77,10 +77,10 @@ def test_calibration_measures_what_one_machine_can(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--batch", "0", "--dim", "8"), "batch must be a whole number above 0; got 0"),
+        (("--batch", "0", "--dim", "8"), "batch must be a whole number of at least 1; got 0"),
         (("--batch", "4", "--dim", "8", "--gpus", "8"), "got 4 pairs for 8 ranks"),
         (("--batch", "4", "--dim", "8", "--loss", "triplet"), "must be one of clip, "),
-        (("--batch", "4", "--dim", "8", "--dtype", "int8"), "dtype must be one of float32"),
+        (("--batch", "4", "--dim", "8", "--dtype", "int8"), "dtype must be one of 'float32'"),
         (("--batch", "4", "--dim", "8", "--copy-gb-s", "0"), "copy_gb_s must be a finite number above 0; got 0.0"),
         (("--batch", "4", "--dim", "8", "--machine", "absent.toml"), "No such file"),
         (("--batch", "four", "--dim", "8"), "valid integer"),
@@ -99,4 +99,4 @@ def test_a_cpu_has_no_default_rates(tmp_path: Path) -> None:
     machine.write_text('device = "cpu"\ncopy_gb_s = 20\n')
     found = run("--batch", "4096", "--dim", "8", "--machine", str(machine))
     assert found.exit_code == 1
-    assert "a CPU has no default product_tflops, sweep_share, tile_us, memory_gib" in " ".join(found.output.split())
+    assert "product_tflops, sweep_share, tile_us, memory_gib must be given for a CPU" in " ".join(found.output.split())
