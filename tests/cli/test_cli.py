@@ -76,7 +76,7 @@ def test_bench_writes_json_and_a_picture(tmp_path: Path) -> None:
     [
         (("bench", "--sizes", "ten"), "must be whole numbers above 0"),
         (("bench", "--sizes", "0"), "must be whole numbers above 0"),
-        (("bench", "--loss", "triplet"), "loss must be one of clip, "),
+        (("bench", "--loss", "triplet"), "loss must be one of 'clip', "),
         (("bench", "--sizes", "32", "--workspace-mib", "0"), "workspace_bytes must be at least"),
         (("demo", "--names", "1"), "the number of names must be between 2 and"),
         (("nothing",), "No such command"),
