@@ -51,9 +51,10 @@ def register(loss: LossOperators) -> None:
     losses = define(f"{name}_losses({call}) -> {results(Saved)}", _losses_kernel(loss), _losses_fake(loss))
     arguments = f"Tensor upstream, {schema(Inputs, Saved, Options)}"
     declaration = f"{name}_gradients({arguments}) -> ({', '.join(['Tensor'] * DIFFERENTIABLE)})"
-    define(declaration, _gradients_kernel(loss), _gradients_fake)
+    gradients = define(declaration, _gradients_kernel(loss), _gradients_fake)
     _autograd(mean, _mean_backward, _mean_setup)
     _autograd(losses, _losses_backward(getattr(ops, f"{name}_gradients")), _losses_setup)
+    _autograd(gradients, no_second_derivative)
 
 
 def split(args: tuple[Any, ...]) -> tuple[Inputs, Options]:
@@ -152,15 +153,10 @@ def _losses_backward(gradients: Callable[..., Any]) -> Callable[..., Any]:
             return (None,) * ARGUMENTS
         saved, wants = ctx.saved_tensors, list(ctx.needs_input_grad[:DIFFERENTIABLE])
         found = gradients(grad, *saved, *ctx.options._replace(wants=wants))
-        given = [_once(g.view(x.shape), x) if w else None for w, g, x in zip(wants, found, saved, strict=False)]
+        given = [g.view(x.shape) if w else None for w, g, x in zip(wants, found, saved, strict=False)]
         return *given, *[None] * (ARGUMENTS - DIFFERENTIABLE)
 
     return backward
-
-
-def _once(gradient: Tensor, like: Tensor) -> Tensor:
-    """``gradient`` itself; with ``create_graph`` through an operator whose derivative is an error and not a silent zero."""
-    return ops.scaled(gradient, gradient.new_ones(()), like) if torch.is_grad_enabled() else gradient
 
 
 def no_second_derivative(ctx: Any, *_: Any) -> Any:
