@@ -79,7 +79,7 @@ def test_calibration_measures_what_one_machine_can(tmp_path: Path, monkeypatch: 
     [
         (("--batch", "0", "--dim", "8"), "batch must be a whole number of at least 1; got 0"),
         (("--batch", "4", "--dim", "8", "--gpus", "8"), "got 4 pairs for 8 ranks"),
-        (("--batch", "4", "--dim", "8", "--loss", "triplet"), "must be one of 'clip', "),
+        (("--batch", "4", "--dim", "8", "--loss", "triplet"), "loss must be one of 'clip', "),
         (("--batch", "4", "--dim", "8", "--dtype", "int8"), "dtype must be one of 'float32'"),
         (("--batch", "4", "--dim", "8", "--copy-gb-s", "0"), "copy_gb_s must be a finite number above 0; got 0.0"),
         (("--batch", "4", "--dim", "8", "--machine", "absent.toml"), "No such file"),
