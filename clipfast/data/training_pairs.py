@@ -67,7 +67,7 @@ class RecordPairs:
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[PairBatch]:
         order = epoch_order(self._count, self.steps, self._size, self._groups, self._seed, epoch)
-        self._keys.current = [(epoch, batch[self._mine]) for batch in order[first:]]
+        self._keys.replace([(epoch, batch[self._mine]) for batch in order[first:]])
         return map(_readable, self._loader)
 
     def _whole_batches(self, config: DataConfig) -> int:
@@ -90,6 +90,10 @@ class _Keys:
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         return iter(self.current)
+
+    def replace(self, keys: Sequence[tuple[int, np.ndarray]]) -> None:
+        """What the next iteration goes over."""
+        self.current = keys
 
 
 class ShardPairs:
