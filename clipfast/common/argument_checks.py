@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def check_choice(name: str, value: object, accepted: Sequence[str]) -> None:
+def check_choice(name: str, value: object, accepted: Sequence[object]) -> None:
     """ValueError unless ``value`` is one of ``accepted``."""
     if value not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, accepted))}; got {value!r}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,7 +40,10 @@ class Limits:
     """Exponentials that stay between the passes; None: as many as the workspace has room for."""
 
 
-_in_force = Limits()
+_DEFAULTS = Limits()
+_changes: list[dict[str, Any]] = []  # of the contexts that are open, in the order in which they were entered
+_in_force = _DEFAULTS
+_lock = threading.Lock()
 
 
 def limits() -> Limits:
@@ -49,11 +53,17 @@ def limits() -> Limits:
 
 @contextmanager
 def using(**changes: Any) -> Iterator[Limits]:
-    """Put other limits in force, in all threads of this process, while the context is open."""
-    global _in_force  # noqa: PLW0603  one set for all threads: a backward pass may run in another one
-    before = _in_force
-    _in_force = replace(before, **changes)
+    """Put other limits in force while the context is open: in all threads, since a backward pass may run in another one."""
+    _update(lambda: _changes.append(changes))
     try:
         yield _in_force
     finally:
-        _in_force = before
+        _update(lambda: _changes.remove(changes))
+
+
+def _update(change: Callable[[], None]) -> None:
+    """Contexts of several threads may overlap, and end in any order."""
+    global _in_force  # noqa: PLW0603  one set for all threads
+    with _lock:
+        change()
+        _in_force = replace(_DEFAULTS, **{name: value for given in _changes for name, value in given.items()})

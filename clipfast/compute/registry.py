@@ -38,7 +38,7 @@ def backends() -> dict[str, str | None]:
 
 def checked(name: str) -> str:
     """``name`` itself, if there is such a backend."""
-    check_choice("backend", name, [declaration.name for declaration in declarations()])
+    check_choice("backend", name, [*(declaration.name for declaration in declarations()), None])
     return name
 
 
@@ -48,7 +48,9 @@ def resolve(name: str, features: Tensor) -> Backend:
     if name == AUTO:
         return backend(choose(query))
     if reason := _declaration(name).why_not(query):
-        raise ValueError(f"backend={name!r} cannot run this call: {reason}. Pass backend=None to let clipfast choose")
+        raise ValueError(
+            f"backend must be one that can run this call; got {name!r}: {reason}; pass None to let clipfast choose"
+        )
     return backend(name)
 
 
@@ -70,7 +72,7 @@ def backend(name: str) -> Backend:
     """The backend ``name``, made when it is first asked for."""
     make = _declaration(name).make
     if make is None:
-        raise ValueError(f"backend={name!r} has no tiles: it is the dense definition, which a loss runs by itself")
+        raise ValueError(f"backend must be one with tiles; got {name!r}, the dense definition, which a loss runs by itself")
     return make()
 
 

@@ -6,6 +6,7 @@ entries of ``plan`` and the table of the documentation all come from a ``Loss``.
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -77,7 +78,9 @@ LOSSES: dict[str, Loss] = {}
 
 
 def declare(loss: Loss) -> Loss:
-    """Enter ``loss`` into the catalogue and define its operators. ValueError for a name that is taken."""
+    """Enter ``loss`` into the catalogue and define its operators. ValueError for a name that is taken, or that is none."""
+    if not (loss.name.isidentifier() and loss.name.isascii()) or keyword.iskeyword(loss.name):
+        raise ValueError(f"the name of a loss must be an ASCII identifier, such as 'info_nce'; got {loss.name!r}")
     if loss.name in LOSSES:
         raise ValueError(f"the name of a loss must be new; got {loss.name!r}, which is declared already")
     register(loss.operators)

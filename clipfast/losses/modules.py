@@ -115,8 +115,8 @@ class SigLipLoss(_Loss):
         dist_impl: str | None = None,
         **options: Unpack[RankOptions],
     ) -> None:
+        check_choice("dist_impl", dist_impl, (*SIGLIP_STRATEGIES, None))
         if dist_impl is not None:
-            check_choice("dist_impl", dist_impl, tuple(SIGLIP_STRATEGIES))
             options["strategy"] = SIGLIP_STRATEGIES[dist_impl]
         super().__init__(rank, world_size, options)
         self.dist_impl = dist_impl or "bidir"

@@ -94,7 +94,7 @@ def documented(defaults: Mapping[str, Any]) -> Callable[[Function], Function]:
     def complete(function: Function) -> Function:
         values = {**DEFAULTS, **defaults}
         lines = [f"    ``{name}`` (default {values[name]!r}): {text}" for name, text in DESCRIPTIONS.items()]
-        function.__doc__ = f"{function.__doc__}{COMMON}\n    Options:\n\n" + "\n".join(lines) + "\n"
+        function.__doc__ = f"{function.__doc__ or ''}{COMMON}\n    Options:\n\n" + "\n".join(lines) + "\n"
         return with_options(LossOptions, values)(function)
 
     return complete

@@ -60,7 +60,8 @@ class Saved(NamedTuple):
 
     ``losses`` (L,); ``state`` (3, L) float64: normalisers, positives, largest negatives; ``shift_log2`` (0-d); ``kept``: the
     exponentials that have a slot. Sigmoid losses leave ``state`` and ``kept`` empty and ``shift_log2`` 0. ``sizes``: all ranks'
-    rows and columns, so that the backward call need not ask for them again.
+    rows and columns, so that the backward call need not ask for them again. ``layout`` (3,): ``Schedule.layout``, by which it
+    finds the tiles again.
     """
 
     losses: Tensor
@@ -68,6 +69,7 @@ class Saved(NamedTuple):
     shift_log2: Tensor
     kept: Tensor
     sizes: Tensor
+    layout: Tensor
 
 
 class MeanResults(NamedTuple):
@@ -96,6 +98,9 @@ class Family(Protocol):
 
     @property
     def one_tile(self) -> str: ...
+
+    def check(self, inputs: Inputs) -> None:
+        """ValueError for inputs that no loss of the family has."""
 
     def mean(self, name: str, inputs: Inputs, options: Options) -> MeanResults:
         """The mean loss and, in the same call, the wanted gradients in the compute dtype."""

@@ -60,21 +60,38 @@ def register(loss: LossOperators) -> None:
 def split(args: tuple[Any, ...]) -> tuple[Inputs, Options]:
     """The arguments of ``NAME_mean`` and ``NAME_losses``."""
     count = len(Inputs._fields)
-    return Inputs(*args[:count]), Options(*args[count:])
+    return Inputs(*args[:count]), _options(args[count:])
+
+
+def _options(args: tuple[Any, ...]) -> Options:
+    options = Options(*args)
+    if len(options.wants) != DIFFERENTIABLE:
+        raise ValueError(f"wants must be {DIFFERENTIABLE} bools, for rows, columns, scale and bias; got {options.wants}")
+    return options
 
 
 def _split_gradients(args: tuple[Any, ...]) -> tuple[Tensor, Inputs, Saved, Options]:
     upstream, *rest = args
     first, last = len(Inputs._fields), len(rest) - len(Options._fields)
-    return upstream, Inputs(*rest[:first]), Saved(*rest[first:last]), Options(*rest[last:])
+    return upstream, Inputs(*rest[:first]), Saved(*rest[first:last]), _options(tuple(rest[last:]))
 
 
 def _mean_kernel(loss: LossOperators) -> Callable[..., Any]:
-    return lambda *args: tuple(loss.family.mean(loss.name, *split(args)))
+    def kernel(*args: Any) -> tuple[Tensor, ...]:
+        inputs, options = split(args)
+        loss.family.check(inputs)
+        return tuple(loss.family.mean(loss.name, inputs, options))
+
+    return kernel
 
 
 def _losses_kernel(loss: LossOperators) -> Callable[..., Any]:
-    return lambda *args: tuple(loss.family.losses(loss.name, *split(args)))
+    def kernel(*args: Any) -> tuple[Tensor, ...]:
+        inputs, options = split(args)
+        loss.family.check(inputs)
+        return tuple(loss.family.losses(loss.name, inputs, options))
+
+    return kernel
 
 
 def _gradients_kernel(loss: LossOperators) -> Callable[..., Any]:
@@ -99,7 +116,8 @@ def _losses_fake(loss: LossOperators) -> Callable[..., Any]:
         losses = rows.new_empty(loss.family.lines(inputs), dtype=dtype)
         state, shift = rows.new_empty(loss.family.state(inputs), dtype=torch.float64), rows.new_empty((), dtype=torch.float64)
         sizes = torch.empty((2, ranks(options.group)) if options.group else 0, dtype=torch.int64)  # as Exchange.sizes
-        return losses, state, shift, rows.new_empty(loss.family.kept(inputs, options), dtype=dtype), sizes
+        kept, layout = rows.new_empty(loss.family.kept(inputs, options), dtype=dtype), torch.empty(3, dtype=torch.int64)
+        return losses, state, shift, kept, sizes, layout
 
     return fake
 

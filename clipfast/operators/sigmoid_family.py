@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clipfast.common.dtypes import compute_dtype
 from clipfast.distributed.exchange import Exchange
-from clipfast.operators.calls import agreed, backend_of, gradients_out, no_state, reconnected, sweep_of, widened
+from clipfast.operators.calls import agreed, backend_of, gradients_out, layout_of, no_state, reconnected, sweep_of, widened
 from clipfast.operators.record import Inputs, MeanResults, Options, Saved
 from clipfast.sweep import sigmoid_pass
 from clipfast.sweep.gradient_sums import Wanted
@@ -27,6 +27,10 @@ class SigmoidFamily:
     both = False
     two_passes = False
     one_tile = "sigmoid"
+
+    def check(self, inputs: Inputs) -> None:
+        if inputs.cols is None or inputs.bias is None or inputs.targets is not None:
+            raise ValueError("cols and bias must be tensors and targets None for a loss of sigmoids; got something else")
 
     def mean(self, name: str, inputs: Inputs, options: Options) -> MeanResults:
         """In a group every rank's part of the mean."""
@@ -49,7 +53,7 @@ class SigmoidFamily:
         loss, _, _ = sigmoid_pass.run(sweep, _bias(inputs), None, NONE_WANTED, dtype)
         wide = compute_dtype(dtype)
         shift, kept = inputs.rows.new_zeros((), dtype=torch.float64), inputs.rows.new_empty(0, dtype=wide)
-        return Saved(loss.to(wide), no_state(inputs), shift, kept, exchange.sizes)
+        return Saved(loss.to(wide), no_state(inputs), shift, kept, exchange.sizes, layout_of(sweep))
 
     def gradients(self, upstream: Tensor, inputs: Inputs, saved: Saved, options: Options) -> tuple[Tensor, ...]:
         exchange, wanted, dtype = reconnected(inputs, options, saved), options.wanted, inputs.rows.dtype

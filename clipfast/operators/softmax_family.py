@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clipfast.common.dtypes import compute_dtype
 from clipfast.distributed.exchange import Alone
-from clipfast.operators.calls import agreed, backend_of, gradients_out, reconnected, sweep_of, widened
+from clipfast.operators.calls import agreed, backend_of, gradients_out, layout_of, reconnected, sweep_of, widened
 from clipfast.operators.record import Inputs, MeanResults, Options, Saved
 from clipfast.sweep import softmax_passes, softmax_strips
 from clipfast.sweep.lines import CROSS_ENTROPY, LineFunction, LineResults
@@ -30,8 +30,14 @@ class SoftmaxFamily:
     def one_tile(self) -> str:
         return "softmax" if self.function is CROSS_ENTROPY else ""
 
+    def check(self, inputs: Inputs) -> None:
+        if inputs.bias is not None:
+            raise ValueError("bias must be None for a loss of softmaxes, which a bias does not change; got a tensor")
+
     def mean(self, name: str, inputs: Inputs, options: Options) -> MeanResults:
         """For one process. In a group ``losses`` is called instead: its caller counts all ranks' pairs, and takes the mean."""
+        if options.group:
+            raise ValueError(f"group must be '' for {name}_mean; got {options.group!r}; call {name}_losses in a group")
         backend, wanted = backend_of(inputs, options), options.wanted
         inputs = widened(inputs, backend)
         exchange = Alone(inputs.rows.shape[0], inputs.columns.shape[0])
@@ -61,7 +67,7 @@ class SoftmaxFamily:
         )
         kept = sweep.kept()
         lines = softmax_passes.forward(sweep, self.function, kept, options.maxima)
-        return Saved(lines.loss.to(sweep.pairs.dtype), _state(lines), lines.shift_log2, kept, exchange.sizes)
+        return Saved(lines.loss.to(sweep.pairs.dtype), _state(lines), lines.shift_log2, kept, exchange.sizes, layout_of(sweep))
 
     def gradients(self, upstream: Tensor, inputs: Inputs, saved: Saved, options: Options) -> tuple[Tensor, ...]:
         exchange, wanted, dtype = reconnected(inputs, options, saved), options.wanted, inputs.rows.dtype
@@ -70,7 +76,7 @@ class SoftmaxFamily:
             options,
             self.both,
             exchange,
-            lambda extent, budget: Schedule.of(extent, budget, saved.kept.numel()),
+            lambda extent, budget: Schedule.laid_out(extent, saved.kept.numel(), saved.layout.tolist()),
             backend_of(inputs, options),
         )
         weight = upstream.double().contiguous()

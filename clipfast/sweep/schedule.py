@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -179,6 +179,17 @@ class Schedule:
         """A sweep in whole passes that keeps as many exponentials as ``kept`` holds."""
         side = budget.triangle_side if extent.triangle else budget.side
         return cls(extent, side, side, kept, max(limits().smallest_side, budget.side // 2))
+
+    @classmethod
+    def laid_out(cls, extent: Extent, kept: int, layout: Sequence[int]) -> Schedule:
+        """In whole passes, as ``layout`` of an earlier schedule says: a second pass must find the first one's tiles."""
+        side, height, exact_side = layout
+        return cls(extent, side, height, kept, exact_side)
+
+    @property
+    def layout(self) -> tuple[int, int, int]:
+        """Side, height and the exact path's side: with the extent and ``kept`` all that decides the tiles of whole passes."""
+        return self.side, self.height, self.exact_side
 
     @classmethod
     def for_mean(cls, extent: Extent, budget: Budget, one_sided: bool, second_pass: bool) -> Schedule:

@@ -10,6 +10,7 @@ import doctest
 import inspect
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,9 @@ def test_errors_name_the_function_and_what_it_accepts() -> None:
         decoupled_loss(a, b, scale, reductoin="mean")
     with pytest.raises(ValueError, match="the name of a loss must be new; got 'decoupled'"):
         declare(DECOUPLED)
+    for name in ("", "a b", "1st", "x.y", "class", "verlust_ü"):
+        with pytest.raises(ValueError, match="the name of a loss must be an ASCII identifier, such as 'info_nce'; got"):
+            declare(replace(DECOUPLED, name=name))
 
 
 # What every declaration of the catalogue keeps.

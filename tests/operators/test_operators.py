@@ -72,3 +72,21 @@ def test_every_loss_has_its_operators() -> None:
     assert {case[0] for case in CASES.values()} >= set(LOSSES)
     for name in LOSSES:
         assert all(hasattr(ops, f"{name}_{kind}") for kind in ("mean", "losses", "gradients"))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("clip", {"bias": torch.tensor(1.0)}, "bias must be None for a loss of softmaxes"),
+        ("siglip", {"bias": None}, "cols and bias must be tensors"),
+        ("siglip", {"cols": None}, "cols and bias must be tensors"),
+        ("clip", {"wants": [True]}, "wants must be 4 bools"),
+        ("clip", {"group": "0"}, "group must be '' for clip_mean"),
+    ],
+)
+def test_calls_that_no_loss_makes(name: str, changes: dict, message: str) -> None:
+    loss, inputs, options = call(name, "torch", torch.float32)
+    inputs = inputs._replace(**{k: v for k, v in changes.items() if k in Inputs._fields})
+    options = options._replace(**{k: v for k, v in changes.items() if k in Options._fields})
+    with pytest.raises(ValueError, match=message):
+        getattr(ops, f"{loss}_mean")(*inputs, *options)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
-from helpers import SWEEPS, error, random_pairs
+from helpers import SOFTMAX_LOSSES, SWEEPS, Loss, error, exact, random_pairs
 
-from clipfast.common.limits import limits, using
+from clipfast.common.limits import Limits, limits, using
 from clipfast.compute.registry import backend as backend_named
 from clipfast.distributed.exchange import Alone
 from clipfast.losses import clip
@@ -76,7 +78,7 @@ def test_limits_are_in_force_inside_and_not_outside() -> None:
         with pytest.raises(RuntimeError), using(tile_side=64):
             raise RuntimeError
         assert BUDGET.side == 128
-    assert limits() is before
+    assert limits() == before
     assert BUDGET.side == 1024
 
 
@@ -111,3 +113,36 @@ def test_strips_give_way_where_the_largest_negatives_are_wanted(backend: str) ->
         *_, state = ops.info_nce_mean(a, b, torch.tensor(5.0), None, None, *options)
     z = 5.0 * a.detach().double() @ b.detach().double().t()
     assert error(state[2], z.fill_diagonal_(-torch.inf).amax(1)) < 1e-6
+
+
+def test_contexts_of_several_threads_overlap_in_any_order() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with using(tile_side=128):
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait()
+    with using(smallest_side=32):
+        assert (limits().tile_side, limits().smallest_side) == (128, 32)
+        leave.set()
+        thread.join()
+        assert (limits().tile_side, limits().smallest_side) == (1024, 32)
+    assert limits() == Limits()
+
+
+@pytest.mark.parametrize("loss", SOFTMAX_LOSSES, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("inside", ["forward", "backward"])
+def test_the_backward_call_finds_the_tiles_of_the_forward_one(loss: Loss, inside: str) -> None:
+    """Whatever limits are in force by then: the kept exponentials lie where the forward call put them."""
+    a, b = (x.float().requires_grad_() for x in random_pairs(450, 8))
+    with using(tile_side=128) if inside == "forward" else nullcontext():
+        value = loss(a, b, loss.knob(5.0), reduction="sum")
+    with using(tile_side=128) if inside == "backward" else nullcontext():
+        value.backward()
+    want = exact(loss, a, b, 5.0, reduction="sum")
+    assert error(a.grad, want.grads["a"]) < 1e-5
+    assert error(b.grad, want.grads["b"]) < 1e-5
