@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from clipfast.common.argument_checks import check_choice
+from clipfast.losses.options import Checked, plain
 from clipfast.operators.record import Family, LossOperators
 from clipfast.operators.registration import register
 
@@ -54,10 +55,6 @@ class Loss:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def operators(self) -> LossOperators:
-        return LossOperators(self.name, self.family)
-
-    @property
     def symmetric(self) -> bool:
         """Whether the columns are the rows themselves."""
         return self.views == 2
@@ -75,6 +72,8 @@ class Loss:
 
 
 LOSSES: dict[str, Loss] = {}
+PLAIN: dict[str, Checked] = {}
+"""Each loss's options where none are given: looking them up costs a small batch less than putting them together."""
 
 
 def declare(loss: Loss) -> Loss:
@@ -83,8 +82,9 @@ def declare(loss: Loss) -> Loss:
         raise ValueError(f"the name of a loss must be an ASCII identifier, such as 'info_nce'; got {loss.name!r}")
     if loss.name in LOSSES:
         raise ValueError(f"the name of a loss must be new; got {loss.name!r}, which is declared already")
-    register(loss.operators)
+    register(LossOperators(loss.name, loss.family))
     LOSSES[loss.name] = loss
+    PLAIN[loss.name] = plain(loss.defaults)
     return loss
 
 

@@ -12,7 +12,7 @@ from clipfast.common.limits import limits
 from clipfast.compute import native
 from clipfast.compute.registry import AUTO, checked
 from clipfast.losses import arguments, dense
-from clipfast.losses.declaration import Loss
+from clipfast.losses.declaration import PLAIN, Loss
 from clipfast.losses.options import Checked
 from clipfast.losses.options import checked as checked_options
 from clipfast.operators import single
@@ -48,7 +48,7 @@ def features(
 ) -> tuple[Tensor, Tensor, Checked]:
     """Both sides' features and the options, checked; ``targets`` as far as shape and dtype go."""
     a, b = arguments.features(a, b, loss.sides)
-    options = checked_options(f"{loss.name}_loss", loss.defaults, given)
+    options = checked_options(f"{loss.name}_loss", PLAIN[loss.name], given) if given else PLAIN[loss.name]
     arguments.targets(targets, a)
     return a, b, options
 
@@ -58,7 +58,7 @@ def evaluate(call: Call) -> Evaluated:
     loss, inputs, options, statistics = call
     way = route(call)
     if way == SINGLE:
-        return Evaluated(single.mean(loss.operators, inputs, options.normalize), None)
+        return Evaluated(single.mean(loss.name, loss.family, inputs, options.normalize), None)
     if way == REFERENCE:
         return _dense(call)
     wants = [_needs_grad(x) for x in inputs.differentiable]

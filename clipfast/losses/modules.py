@@ -51,7 +51,9 @@ class _Loss(nn.Module):
     def __init__(self, rank: int, world_size: int, options: RankOptions) -> None:
         super().__init__()
         names = RankOptions.__annotations__
-        unknown(type(self).__name__, options, names)
+        for name in options:
+            if name not in names:
+                unknown(type(self).__name__, name, names)
         given: dict[str, Any] = {**{name: DEFAULTS[name] for name in names}, **options}
         group_options(**given)  # raises for what it does not know
         if given["group"] is None and world_size > 1:

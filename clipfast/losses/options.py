@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypedDict, TypeVar
+
+import torch
 
 from clipfast.common.argument_checks import check_choice
 from clipfast.operators.group_operators import GroupOptions, group_options
@@ -79,13 +81,31 @@ class Checked(NamedTuple):
     ranks: GroupOptions
 
 
-def checked(name: str, defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Checked:
-    """``given`` to the function ``name``, in place of ``defaults`` where it says something."""
-    unknown(name, given, DEFAULTS)
-    chosen = {**DEFAULTS, **defaults, **given}
-    check_choice("reduction", chosen["reduction"], REDUCTIONS)
-    ranks = group_options(chosen["group"], chosen["strategy"], chosen["gradient_reduction"])
-    return Checked(chosen["normalize"], chosen["reduction"], chosen["backend"], chosen["workspace_bytes"], ranks)
+def plain(defaults: Mapping[str, Any]) -> Checked:
+    """A loss's options where none are given, with ``defaults`` in place of the common ones."""
+    chosen = {**DEFAULTS, **defaults}
+    return Checked(chosen["normalize"], chosen["reduction"], chosen["backend"], chosen["workspace_bytes"], GroupOptions())
+
+
+def checked(name: str, base: Checked, given: Mapping[str, Any]) -> Checked:
+    """``given`` to the function ``name``, in place of ``base`` where it says something."""
+    for option in given:
+        if option not in DEFAULTS:
+            unknown(name, option, DEFAULTS)
+    normalize, reduction, backend, workspace_bytes, ranks = base
+    normalize = given.get("normalize", normalize)
+    if not isinstance(normalize, int):
+        raise TypeError(f"normalize must be True or False; got {normalize!r}")
+    workspace_bytes = given.get("workspace_bytes", workspace_bytes)
+    if workspace_bytes is not None and not isinstance(workspace_bytes, (int, torch.SymInt)):
+        raise TypeError(f"workspace_bytes must be a whole number of bytes, or None; got {workspace_bytes!r}")
+    if "reduction" in given:
+        reduction = given["reduction"]
+        check_choice("reduction", reduction, REDUCTIONS)
+    if "group" in given or "strategy" in given or "gradient_reduction" in given:
+        chosen = {**DEFAULTS, **given}
+        ranks = group_options(chosen["group"], chosen["strategy"], chosen["gradient_reduction"])
+    return Checked(bool(normalize), reduction, given.get("backend", backend), workspace_bytes, ranks)
 
 
 def documented(defaults: Mapping[str, Any]) -> Callable[[Function], Function]:
@@ -118,9 +138,6 @@ def with_options(options: Any, values: Mapping[str, Any]) -> Callable[[Function]
     return complete
 
 
-def unknown(function: str, given: Mapping[str, Any], accepted: Iterable[str]) -> None:
-    """TypeError for an argument that ``function`` does not take."""
-    accepted = list(accepted)
-    for name in given:
-        if name not in accepted:
-            raise TypeError(f"{function}() takes no argument {name!r}; beside its own it accepts {', '.join(accepted)}")
+def unknown(function: str, name: str, accepted: Iterable[str]) -> NoReturn:
+    """For an argument ``name`` that ``function`` does not take."""
+    raise TypeError(f"{function}() takes no argument {name!r}; beside its own it accepts {', '.join(accepted)}")

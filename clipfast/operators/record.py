@@ -87,7 +87,7 @@ class Family(Protocol):
     """What the three operators of a loss compute; ``name`` is the loss's.
 
     ``both``: columns have lines beside the rows. ``two_passes``: the weights are known only when all exponentials have been
-    summed. ``one_tile``: which loss of csrc/cpu/single.cpp this is, "softmax" or "sigmoid"; "" if it is none of them.
+    summed. ``one_tile``: whether csrc/cpu/single.cpp has the family's mean.
     """
 
     @property
@@ -97,7 +97,7 @@ class Family(Protocol):
     def two_passes(self) -> bool: ...
 
     @property
-    def one_tile(self) -> str: ...
+    def one_tile(self) -> bool: ...
 
     def check(self, inputs: Inputs) -> None:
         """ValueError for inputs that no loss of the family has."""

@@ -26,7 +26,7 @@ class SigmoidFamily:
 
     both = False
     two_passes = False
-    one_tile = "sigmoid"
+    one_tile = True
 
     def check(self, inputs: Inputs) -> None:
         if inputs.cols is None or inputs.bias is None or inputs.targets is not None:

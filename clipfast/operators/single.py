@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clipfast.operators.record import Inputs, LossOperators, Options
+from clipfast.operators.record import Family, Inputs, Options
 from clipfast.operators.registration import DIFFERENTIABLE, ops
 from clipfast.sweep.targets import other_view
 
@@ -20,35 +20,36 @@ _cpu = torch.ops.clipfast_cpu
 
 
 class Kind(NamedTuple):
-    """Which loss: ``sigmoid``, or a softmax over rows or over ``both``; ``views``: of 2N rows i and i + N belong together."""
+    """Which loss, by its operators' name: softmaxes over rows, or over ``both`` (with a bias: sigmoids of the pairs).
 
-    sigmoid: bool = False
-    both: bool = False
-    views: bool = False
-    normalize: bool = False
+    ``views``: NT-Xent's 2N, of which i belongs to i + N.
+    """
+
+    name: str
+    both: bool
+    views: bool
+    normalize: bool
 
 
-def mean(loss: LossOperators, inputs: Inputs, normalize: bool) -> Tensor:
-    """Of a loss with ``one_tile``: row i's positive is column i; without columns the rows are NT-Xent's views."""
+def mean(name: str, family: Family, inputs: Inputs, normalize: bool) -> Tensor:
+    """Of a family with ``one_tile``: row i's positive is column i; without columns the rows are NT-Xent's views."""
     rows, cols, scale, bias, _ = inputs
-    kind = Kind(loss.family.one_tile == "sigmoid", loss.family.both, cols is None, normalize)
-    return _Mean.apply(rows.float(), None if cols is None else cols.float(), scale, bias, kind, loss.name)
+    kind = Kind(name, family.both, cols is None, normalize)
+    return _Mean.apply(rows.float(), None if cols is None else cols.float(), scale, bias, kind)
 
 
 class _Mean(torch.autograd.Function):
     """The gradients come with the loss, for all inputs that want one; ``backward`` only scales them."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, cols: Tensor | None, scale: Tensor, bias: Tensor | None, kind: Kind, name: str
-    ) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, cols: Tensor | None, scale: Tensor, bias: Tensor | None, kind: Kind) -> Tensor:
         if torch.is_autocast_enabled("cpu"):  # it would round the products
             with torch.autocast("cpu", enabled=False):
-                return _Mean.forward(ctx, rows, cols, scale, bias, kind, name)
+                return _Mean.forward(ctx, rows, cols, scale, bias, kind)
         wants = ctx.needs_input_grad[:DIFFERENTIABLE]
         ctx.save_for_backward(rows, cols, scale, bias)
-        inputs = Inputs(rows, cols, scale, bias, None)
-        loss, *gradients = _single(inputs, kind, wants) or _swept(inputs, kind, wants, name)
+        inputs = (rows, cols, scale, bias)
+        loss, *gradients = _single(*inputs, kind, wants) or _swept(Inputs(*inputs, None), kind, wants)
         ctx.gradients = [g if w else None for g, w in zip(gradients, wants, strict=True)]
         return loss
 
@@ -56,28 +57,29 @@ class _Mean(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         pairs = zip(ctx.gradients, ctx.saved_tensors, strict=True)
         if torch.is_grad_enabled():  # through an operator whose own derivative is an error that says so
-            return *(None if g is None else ops.scaled(g, grad, x) for g, x in pairs), None, None
+            return *(None if g is None else ops.scaled(g, grad, x) for g, x in pairs), None
         upstream = float(grad)
-        return *(None if g is None else (g * upstream).to(x.dtype) for g, x in pairs), None, None
+        return *(None if g is None else (g * upstream).to(x.dtype) for g, x in pairs), None
 
 
-def _single(inputs: Inputs, kind: Kind, wants: tuple[bool, ...]) -> tuple[Any, ...] | None:
+def _single(
+    rows: Tensor, cols: Tensor | None, scale: Tensor, bias: Tensor | None, kind: Kind, wants: tuple[bool, ...]
+) -> tuple[Any, ...] | None:
     """The loss and the gradients of rows, columns, scale and bias; None for what only the sweep serves."""
-    rows = inputs.rows.contiguous()
-    cols = rows if inputs.cols is None else inputs.cols.contiguous()
-    scale, bias = float(inputs.scale), inputs.bias
+    rows = rows.contiguous()
+    cols, factor = rows if cols is None else cols.contiguous(), float(scale)
     loss, by_scale = rows.new_empty(()), rows.new_empty(())
     by_bias = None if bias is None else rows.new_empty(())
     scores = torch.mm(rows, cols.t())
     state = rows.new_empty(3, cols.shape[0], dtype=torch.float64) if any(wants) else None
     if bias is not None:
-        served = _cpu.sigmoid_single.default(scores, rows, cols, scale, float(bias), kind.normalize, loss, state, by_bias)
+        served = _cpu.sigmoid_single.default(scores, rows, cols, factor, float(bias), kind.normalize, loss, state, by_bias)
     else:
-        served = _cpu.softmax_single.default(scores, rows, cols, scale, *kind[1:], loss, state)
+        served = _cpu.softmax_single.default(scores, rows, cols, factor, *kind[1:], loss, state)
     if not served or state is None:
         return (loss, None, None, None, None) if served else None
     by_rows, by_cols = _products(scores, rows, cols, kind, wants)
-    _cpu.finish_single.default(by_rows, by_cols, rows, cols, scale, kind.views, kind.normalize, state, by_scale)
+    _cpu.finish_single.default(by_rows, by_cols, rows, cols, factor, kind.views, kind.normalize, state, by_scale)
     return loss, by_rows, by_cols, by_scale, by_bias
 
 
@@ -91,8 +93,8 @@ def _products(
     return by_rows, torch.mm(w.t(), rows) if want_cols else None
 
 
-def _swept(inputs: Inputs, kind: Kind, wants: tuple[bool, ...], name: str) -> tuple[Any, ...]:
+def _swept(inputs: Inputs, kind: Kind, wants: tuple[bool, ...]) -> tuple[Any, ...]:
     if kind.views:
         inputs = inputs._replace(targets=other_view(inputs.rows.shape[0]))
     options = Options(kind.normalize, False, list(wants), None, "cpu", "", "auto")
-    return getattr(ops, f"{name}_mean")(*inputs, *options)[: 1 + DIFFERENTIABLE]
+    return getattr(ops, f"{kind.name}_mean")(*inputs, *options)[: 1 + DIFFERENTIABLE]

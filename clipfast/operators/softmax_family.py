@@ -27,8 +27,8 @@ class SoftmaxFamily:
     two_passes = True
 
     @property
-    def one_tile(self) -> str:
-        return "softmax" if self.function is CROSS_ENTROPY else ""
+    def one_tile(self) -> bool:
+        return self.function is CROSS_ENTROPY
 
     def check(self, inputs: Inputs) -> None:
         if inputs.bias is not None:

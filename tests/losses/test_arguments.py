@@ -16,6 +16,7 @@ from clipfast.compute.cuda_backend import CUDA
 from clipfast.compute.registry import AUTO, choose, resolve
 from clipfast.compute.triton_backend import TRITON
 from clipfast.losses.clip import CLIP as DECLARED
+from clipfast.losses.declaration import PLAIN
 from clipfast.losses.dispatch import REFERENCE, SINGLE, Call, route
 from clipfast.losses.options import checked
 from clipfast.operators.record import Inputs
@@ -143,6 +144,16 @@ def test_reductions_and_workspaces_that_are_refused(loss: Loss) -> None:
 
 
 @each_loss
+@pytest.mark.parametrize(
+    "options", [{"normalize": "no"}, {"normalize": None}, {"workspace_bytes": "64M"}, {"workspace_bytes": 1e8}]
+)
+def test_options_of_a_wrong_type_are_refused(loss: Loss, options: dict) -> None:
+    (name,) = options
+    with pytest.raises(TypeError, match=f"{name} must be .*; got {options[name]!r}"):
+        call(loss, A, B, **options)
+
+
+@each_loss
 def test_backends_that_are_refused(loss: Loss) -> None:
     accepted = ", ".join(map(repr, clipfast.backends()))
     with pytest.raises(ValueError, match=f"backend must be one of {accepted}, None; got 'gpu'"):
@@ -185,7 +196,9 @@ def test_the_predicates_of_the_gpu_backends(monkeypatch: pytest.MonkeyPatch) -> 
 @NEEDS_EXTENSION
 def test_small_batches_do_without_a_sweep() -> None:
     def way(rows: torch.Tensor, cols: torch.Tensor, **options) -> str:
-        return route(Call(DECLARED, Inputs(rows, cols, torch.tensor(1.0), None, None), checked("clip_loss", {}, options)))
+        return route(
+            Call(DECLARED, Inputs(rows, cols, torch.tensor(1.0), None, None), checked("clip_loss", PLAIN["clip"], options))
+        )
 
     x = torch.zeros(385, 16)
     assert way(x[:384], x[:384]) == SINGLE

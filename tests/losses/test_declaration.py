@@ -125,7 +125,7 @@ def test_operators(kind: str, backend: str) -> None:
 def test_small_batches_take_the_dense_definition_and_others_the_sweep(backend: str) -> None:
     """The C++ of the single tile knows cross-entropies alone."""
     a, b, scale = leaves(dtype=torch.float32)
-    call = dispatch.Call(DECOUPLED, Inputs(a, b, scale, None, None), dispatch.checked_options("decoupled_loss", {}, {}))
+    call = dispatch.Call(DECOUPLED, Inputs(a, b, scale, None, None), dispatch.PLAIN["decoupled"])
     assert dispatch.route(call) == dispatch.REFERENCE
     assert error(decoupled_loss(a, b, scale).detach(), decoupled_loss(a, b, scale, backend=backend).detach()) < 1e-6
 

@@ -35,7 +35,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The calls that came this way: a test of another path would prove nothing."""
     calls: list[str] = []
     original = single.mean
-    monkeypatch.setattr(single, "mean", lambda *args: calls.append(args[0].name) or original(*args))
+    monkeypatch.setattr(single, "mean", lambda *args: calls.append(args[0]) or original(*args))
     return calls
 
 
