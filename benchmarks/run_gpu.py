@@ -28,7 +28,7 @@ from clipfast.bench.cases import fused
 from clipfast.bench.measure import step
 from clipfast.bench.peers import peers
 from clipfast.common.files import write_json
-from clipfast.compute.registry import BACKENDS
+from clipfast.compute.registry import declarations
 from clipfast.losses.clip import CLIP
 from clipfast.losses.declaration import named
 from clipfast.losses.siglip import SIGLIP
@@ -98,7 +98,7 @@ def product_rate() -> float:
 
 def contenders(loss: str, n: int, d: int) -> dict[str, Callable[..., Tensor]]:
     """By name: every backend with tiles, the chosen one, other tile sides, the dense loss, and other projects' losses."""
-    found = {f"clipfast {backend.name}": fused(loss, backend.name) for backend in BACKENDS if backend.make}
+    found = {f"clipfast {backend.name}": fused(loss, backend.name) for backend in declarations() if backend.make}
     found["clipfast chosen"] = fused(loss)
     found |= {f"clipfast triton, tile {side}": fused(loss, "triton", 2 * side**2) for side in SIDES}
     if n <= DENSE_LIMIT:

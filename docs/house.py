@@ -166,7 +166,7 @@ def room_imports(modules: dict[str, Module], imports: Imports) -> dict[str, set[
 LEFT, TOP, STEP, ROW, BOX = 16, 40, 27, 60, 46  # px: margins, distance of two lanes, of two rows, height of a box
 FIRST = 470  # px: width of the top room; each lower one is a lane wider
 INK, FAINT, LINE, FILL, DOWN, UP = "#1f2937", "#64748b", "#94a3b8", "#eef2f7", "#2563eb", "#dc2626"
-CAPTION = "A dot: the room at the left of its line imports the room at the end of its arrow."
+CAPTION = "A dot means: the room on the left imports the room below the dot."
 
 
 def picture(root: Path = ROOT) -> str:

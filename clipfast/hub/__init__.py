@@ -1,4 +1,4 @@
-"""Pretrained models by name or from files, as in OpenAI's ``clip``."""
+"""Pretrained models by name or from files, as in OpenAI's clip package."""
 
 from clipfast.hub.pretrained import available_models, load
 

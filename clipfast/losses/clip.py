@@ -88,8 +88,10 @@ def clip_loss(
         labels = torch.arange(len(logits))
         (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
-    ``targets`` (M,) int64 gives each image's text, -100 for none; then the numbers of images and texts may differ, and
-    what is unpaired serves as a negative only. Each direction averages over the pairs. A text may have one image.
+    ``image_features`` (M, D) and ``text_features`` (N, D): row i of the one belongs to row i of the other. ``logit_scale``
+    multiplies the similarities. ``targets`` (M,) int64 gives each image's text, -100 for none; then the numbers of images
+    and texts may differ, and what is unpaired serves as a negative only. Each direction averages over the pairs. A text may
+    have one image.
     ``logit_bias`` shifts all logits alike and changes neither the loss nor any gradient; it is accepted for open_clip's
     sake and shows in the statistics. ``return_stats`` asks for ``(loss, ClipStats)``.
     ``reduction="none"`` gives (M,), half of each pair's two losses, 0 for unpaired images.

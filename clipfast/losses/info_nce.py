@@ -54,6 +54,7 @@ def info_nce_loss(
 
         F.cross_entropy(logit_scale * queries @ keys.T, targets, ignore_index=-100, reduction=reduction)
 
+    ``queries`` (M, D) and ``keys`` (K, D); ``logit_scale`` multiplies the similarities. ``reduction="none"`` gives (M,).
     ``targets`` (M,) int64 is the column of each query's positive key, ``arange(M)`` by default (further keys are
     negatives, such as mined hard ones or a queue); -100 ignores a query. Several queries may share a key.
 

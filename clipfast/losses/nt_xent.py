@@ -60,6 +60,7 @@ def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: Tensor | float, **options:
         logits = (z @ z.T / temperature).masked_fill(torch.eye(2 * N, dtype=torch.bool), -torch.inf)
         F.cross_entropy(logits, torch.arange(2 * N).roll(N))
 
+    ``z1`` and ``z2`` (N, D): the two views of sample i are rows i. ``temperature`` divides the similarities.
     The scores are symmetric: one triangle of the tiles is computed, half the work. ``reduction="none"`` gives (2N,),
     the losses of ``z1``'s views and then of ``z2``'s.
 

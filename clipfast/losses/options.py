@@ -48,11 +48,11 @@ DEFAULTS: dict[str, Any] = {
 
 DESCRIPTIONS = {
     "normalize": "Divide each row by its Euclidean norm as F.normalize does, inside the loss, without a normalised copy.",
-    "reduction": '"mean" over the lines that have a positive, "sum", or "none" for the losses themselves.',
+    "reduction": '"mean", the average over all rows (and columns, in two directions) that have a positive; "sum"; or "none".',
     "backend": "One of clipfast.backends(); None chooses the fastest that runs.",
-    "workspace_bytes": "Bound of the extra memory beside the gradients, in bytes; None: 64 MiB on the CPU, one tile on a GPU.",
+    "workspace_bytes": "The most extra memory, in bytes, beside the gradients; None: 64 MiB on the CPU, one tile on a GPU.",
     "group": """A torch.distributed process group whose ranks call the loss together, each with its own part of the batch, of
-        any size; row i still belongs to column i of the same rank, and targets to columns of the same rank. With "mean" and
+        any size; row i, or its target, still belongs to a column of the same rank. With "mean" and
         "sum" every rank gets the value for the batch of all ranks; "none" gives the losses of its own rows. Gradients are
         those of the sum of the values on all ranks, which after the averaging of DDP or FSDP are one process's on the whole
         batch. Scale, bias and all options must be the same on all ranks. Raises RuntimeError where a rank fails or does not
@@ -65,9 +65,9 @@ DESCRIPTIONS = {
 
 COMMON = """
     Features are (rows, width) in float32, float64, bfloat16 or float16, both sides of one dtype (under autocast the narrower
-    is promoted), contiguous or not. The scale multiplies the similarities: a float, or a tensor with one element. Losses are
-    float32, or float64 for float64 features. Gradients flow to the features and to every tensor scale and bias that asks for
-    them; what is not asked for is not computed. Raises ValueError or TypeError for what cannot be served.
+    is promoted), contiguous or not. Scales, temperatures and biases are floats, or tensors with one element. Losses are
+    float32, or float64 for float64 features. Gradients flow to the features and to every tensor scale, temperature and bias
+    that asks for them; what is not asked for is not computed. Raises ValueError or TypeError for what cannot be served.
 """
 
 

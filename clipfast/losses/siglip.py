@@ -64,8 +64,9 @@ def siglip_loss(
         labels = 2 * torch.eye(N) - 1
         -F.logsigmoid(labels * logits).sum() / N
 
-    ``reduction="none"`` gives each image's sum over the texts (N,). With "mean" the forward pass computes the
-    gradients as well, 6 N^2 D operations in all; the other reductions take 8.
+    ``image_features`` and ``text_features`` (N, D): rows i belong together. ``logit_scale`` multiplies the similarities, and
+    ``logit_bias`` is added. ``reduction="none"`` gives each image's sum over the texts (N,). With "mean" the forward pass
+    computes the gradients as well, 6 N^2 D operations in all; the other reductions take 8.
 
     >>> images, texts = torch.eye(4), torch.eye(4)
     >>> siglip_loss(images, texts, logit_scale=20.0, logit_bias=-10.0)

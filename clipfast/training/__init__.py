@@ -1,4 +1,6 @@
-"""Training: gradient caching for any loop (docs/guides/gradient_caching.md), and whole runs (guides/training_command.md).
+"""Training: gradient caching for any loop, and whole runs.
+
+docs/guides/gradient_caching.md and docs/guides/training_command.md have what users see.
 
 Its rooms, top to bottom; each imports only from the rooms below it:
 

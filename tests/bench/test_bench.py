@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from clipfast.bench.measure import compare
 from clipfast.bench.peers import file_of_package
 from clipfast.compute.registry import backends
 from clipfast.losses.declaration import LOSSES
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -48,3 +51,10 @@ def test_one_file_of_a_package_is_a_module() -> None:
     assert file_of_package("json", "scanner.py", "json").NUMBER_RE.match("12")
     with pytest.raises(ModuleNotFoundError, match="no-such-project is not installed: pip install --no-deps no-such-project"):
         file_of_package("no_such_package", "loss.py", "no-such-project")
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
+def test_a_benchmark_s_imports_are_there(script: str) -> None:
+    """Some need a GPU or minutes to run, so that nothing else would notice a name that is gone."""
+    code = f"import importlib, sys; sys.path.insert(0, {str(BENCHMARKS)!r}); importlib.import_module({script!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -192,8 +192,8 @@ def test_help_explains_every_argument_and_its_example_runs(loss: Loss) -> None:
     function = getattr(__import__("clipfast"), f"{loss.name}_loss")
     documentation = str(function.__doc__)
     own = [name for name in inspect.signature(function).parameters if name not in DESCRIPTIONS]
-    for name in own[2:]:
-        assert name in documentation, name
+    for name in own:
+        assert f"``{name}``" in documentation, name
     examples = doctest.DocTestFinder().find(function, globs={"torch": torch, function.__name__: function})
     assert examples[0].examples
     assert all(doctest.DocTestRunner().run(example).failed == 0 for example in examples)
