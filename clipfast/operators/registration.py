@@ -47,8 +47,8 @@ def define(declaration: str, kernel: Callable[..., Any], fake: Callable[..., Any
 def register(loss: LossOperators) -> None:
     """Define the three operators of ``loss``."""
     name, call = loss.name, schema(Inputs, Options)
-    mean = define(f"{name}_mean({call}) -> {results(MeanResults)}", _mean_kernel(loss), _mean_fake(loss))
-    losses = define(f"{name}_losses({call}) -> {results(Saved)}", _losses_kernel(loss), _losses_fake(loss))
+    mean = define(f"{name}_mean({call}) -> {results(MeanResults)}", _kernel(loss, loss.family.mean), _mean_fake(loss))
+    losses = define(f"{name}_losses({call}) -> {results(Saved)}", _kernel(loss, loss.family.losses), _losses_fake(loss))
     arguments = f"Tensor upstream, {schema(Inputs, Saved, Options)}"
     declaration = f"{name}_gradients({arguments}) -> ({', '.join(['Tensor'] * DIFFERENTIABLE)})"
     gradients = define(declaration, _gradients_kernel(loss), _gradients_fake)
@@ -76,20 +76,13 @@ def _split_gradients(args: tuple[Any, ...]) -> tuple[Tensor, Inputs, Saved, Opti
     return upstream, Inputs(*rest[:first]), Saved(*rest[first:last]), _options(tuple(rest[last:]))
 
 
-def _mean_kernel(loss: LossOperators) -> Callable[..., Any]:
+def _kernel(loss: LossOperators, compute: Callable[[str, Inputs, Options], tuple[Tensor, ...]]) -> Callable[..., Any]:
+    """Of ``NAME_mean`` or ``NAME_losses``."""
+
     def kernel(*args: Any) -> tuple[Tensor, ...]:
         inputs, options = split(args)
         loss.family.check(inputs)
-        return tuple(loss.family.mean(loss.name, inputs, options))
-
-    return kernel
-
-
-def _losses_kernel(loss: LossOperators) -> Callable[..., Any]:
-    def kernel(*args: Any) -> tuple[Tensor, ...]:
-        inputs, options = split(args)
-        loss.family.check(inputs)
-        return tuple(loss.family.losses(loss.name, inputs, options))
+        return tuple(compute(loss.name, inputs, options))
 
     return kernel
 
