@@ -206,15 +206,16 @@ class Schedule:
         return replace(self, height=self.side, by_strips=False)
 
     def tiles(self, block: int) -> Iterator[Tile]:
-        """Those of one block of columns, in order."""
+        """Those of one block of columns, in order.
+
+        A tile that finds no room takes its area all the same, so that no later, smaller one slips in.
+        """
         used = 0 if self.by_strips else self.extent.rows * sum(self.extent.blocks[:block])
-        full = used > self.kept
         for tile in self._cut(block, self.height, self.side):
             if self.by_strips and tile.col0 == 0:
                 used = 0
             slot, used = used, used + tile.area
-            full = full or used > self.kept  # no later, smaller tile may slip in
-            yield tile if full else replace(tile, slot=slot)
+            yield replace(tile, slot=slot) if used <= self.kept else tile
 
     def exact_tiles(self, block: int) -> Iterator[Tile]:
         """Those of the exact path: half as large each way, since its numbers are twice as wide and have temporaries."""
