@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,9 @@ def join_world(device: str | None = None) -> Iterator[World]:
     elif size == 1:
         yield World(0, 1, chosen)
     else:
+        # Imported after init_process_group, as DDP does, this module would hold the group in its defaults until the interpreter
+        # ends, where gloo's threads now and then abort the process.
+        importlib.import_module("torch.distributed.nn.functional")
         # gloo beside NCCL: values that the host needs are exchanged without waiting for the GPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
         yield World(rank, size, chosen)
