@@ -100,4 +100,4 @@ def table() -> str:
         f"| [`{loss.name}_loss`]({loss.name}.md) | {loss.summary} | {', '.join(loss.sides)} | {loss.least_products}·N²·D |"
         for loss in LOSSES.values()
     ]
-    return "\n".join(["| function | loss | features | operations, at least |", "|---|---|---|---|", *rows])
+    return "\n".join(["| function | loss | features | operations |", "|---|---|---|---|", *rows])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from clipfast.common.argument_checks import check_choice
 from clipfast.losses.clip import clip_loss
-from clipfast.losses.options import DEFAULTS, RankOptions, unknown, with_options
+from clipfast.losses.options import DEFAULTS, RankOptions, check_known, with_options
 from clipfast.losses.siglip import siglip_loss
 from clipfast.operators.group_operators import group_options
 
@@ -51,9 +51,7 @@ class _Loss(nn.Module):
     def __init__(self, rank: int, world_size: int, options: RankOptions) -> None:
         super().__init__()
         names = RankOptions.__annotations__
-        for name in options:
-            if name not in names:
-                unknown(type(self).__name__, name, names)
+        check_known(type(self).__name__, options, names)
         given: dict[str, Any] = {**{name: DEFAULTS[name] for name in names}, **options}
         group_options(**given)  # raises for what it does not know
         if given["group"] is None and world_size > 1:

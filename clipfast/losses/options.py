@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypedDict, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
 
 import torch
 
@@ -89,9 +89,7 @@ def plain(defaults: Mapping[str, Any]) -> Checked:
 
 def checked(name: str, base: Checked, given: Mapping[str, Any]) -> Checked:
     """``given`` to the function ``name``, in place of ``base`` where it says something."""
-    for option in given:
-        if option not in DEFAULTS:
-            unknown(name, option, DEFAULTS)
+    check_known(name, given, DEFAULTS)
     normalize, reduction, backend, workspace_bytes, ranks = base
     normalize = given.get("normalize", normalize)
     if not isinstance(normalize, int):
@@ -138,6 +136,8 @@ def with_options(options: Any, values: Mapping[str, Any]) -> Callable[[Function]
     return complete
 
 
-def unknown(function: str, name: str, accepted: Iterable[str]) -> NoReturn:
-    """For an argument ``name`` that ``function`` does not take."""
-    raise TypeError(f"{function}() takes no argument {name!r}; beside its own it accepts {', '.join(accepted)}")
+def check_known(function: str, given: Mapping[str, Any], accepted: Mapping[str, Any]) -> None:
+    """TypeError for an argument that ``function`` does not take."""
+    for name in given:
+        if name not in accepted:
+            raise TypeError(f"{function}() takes no argument {name!r}; beside its own it accepts {', '.join(accepted)}")
